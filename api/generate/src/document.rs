@@ -1,0 +1,96 @@
+//! One document for each group and version.
+
+use crate::{kinds, merge, operations};
+use anyhow::Context;
+use minisvc_apimachinery::{Resource, resource::RESOURCES};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Every document: file name and text.
+///
+/// # Errors
+/// A served kind has no type, or the table of list semantics names a field that no schema has.
+pub fn all() -> anyhow::Result<Vec<(String, String)>> {
+    let mut groups: BTreeMap<(&str, &str), Vec<&Resource>> = BTreeMap::new();
+    for resource in RESOURCES {
+        groups.entry((resource.group, resource.version)).or_default().push(resource);
+    }
+    let mut unused = merge::fields();
+    let mut documents = Vec::new();
+    for ((group, version), resources) in groups {
+        let name = if group.is_empty() {
+            format!("api__{version}.json")
+        } else {
+            format!("apis__{group}__{version}.json")
+        };
+        let document = document(&resources, &mut unused).with_context(|| name.clone())?;
+        documents.push((name, text(&document)?));
+    }
+    anyhow::ensure!(unused.is_empty(), "no schema has these fields of the table: {unused:?}");
+    Ok(documents)
+}
+
+fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Result<Value> {
+    let mut generator = kinds::generator();
+    kinds::common(&mut generator);
+    let mut named = Vec::new();
+    for resource in resources {
+        named.push((*resource, kinds::add(&mut generator, resource)?));
+    }
+    let mut schemas = generator.take_definitions(true);
+    kinds::normalize(&mut schemas);
+    let mut paths = Map::new();
+    for (resource, name) in &named {
+        finish_kind(&mut schemas, resource, name)?;
+        operations::add(&mut paths, resource, name);
+    }
+    merge::apply(&mut schemas, unused)?;
+    let mut document = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "minisvc", "version": "v1.33.0"},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    });
+    document.sort_all_objects();
+    Ok(document)
+}
+
+/// Names the kind, adds its list, and drops what only k8s-openapi requires.
+fn finish_kind(schemas: &mut Map<String, Value>, resource: &Resource, name: &str) -> anyhow::Result<()> {
+    let gvk = |kind: &str| json!([{"group": resource.group, "kind": kind, "version": resource.version}]);
+    let schema =
+        schemas.get_mut(name).and_then(Value::as_object_mut).with_context(|| format!("no schema {name}"))?;
+    schema.insert(operations::GVK.to_owned(), gvk(resource.kind));
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|field| field != "metadata");
+        if required.is_empty() {
+            schema.remove("required");
+        }
+    }
+    let mut list = kinds::list_of(name, resource.kind);
+    let list_kind = format!("{}List", resource.kind);
+    list[operations::GVK] = gvk(&list_kind);
+    schemas.insert(format!("{name}List"), list);
+    Ok(())
+}
+
+/// One line a schema and a path: small, and a change shows as the lines it touches.
+fn text(document: &Value) -> anyhow::Result<String> {
+    let lines = |value: &Value| -> anyhow::Result<String> {
+        let entries = value.as_object().context("an object")?;
+        let lines: Result<Vec<String>, serde_json::Error> = entries
+            .iter()
+            .map(|(key, value)| {
+                Ok(format!("{}:{}", serde_json::to_string(key)?, serde_json::to_string(value)?))
+            })
+            .collect();
+        Ok(lines?.join(",\n"))
+    };
+    Ok(format!(
+        "{{\"openapi\":{},\n\"info\":{},\n\"paths\":{{\n{}\n}},\n\"components\":{{\"schemas\":{{\n{}\n}}}}}}\n",
+        document["openapi"],
+        document["info"],
+        lines(&document["paths"])?,
+        lines(&document["components"]["schemas"])?,
+    ))
+}

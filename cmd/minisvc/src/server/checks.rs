@@ -1,0 +1,165 @@
+//! What must hold before a server starts, said with what to do about it.
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use minisvc_agent::{HEALTH_PORT, NODE_PORT};
+use minisvc_apimachinery::{ClusterConfig, Overlay};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+/// CAP_NET_ADMIN and CAP_SYS_ADMIN (capability.h).
+const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
+
+/// Whether this process may change links and mounts.
+///
+/// # Errors
+/// If not.
+pub fn privileges() -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    for (bit, name) in NEEDED {
+        if effective & (1 << bit) == 0 {
+            bail!(
+                "minisvc server needs {name}: run it as root, or try a whole cluster without root by `minisvc lab up`"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether the node's own ports are free, known before the node joins or its store is made.
+///
+/// # Errors
+/// Naming the first that is not.
+pub fn ports(address: IpAddr, ingress: bool) -> anyhow::Result<()> {
+    let another = "another minisvc server, or a kubelet? End that first: one machine is one node";
+    let without = "end what uses it, or run this node without Ingresses by `--disable ingress`";
+    let ingress_ports = [(80, "Ingresses", without), (443, "Ingresses", without)];
+    let own = [(NODE_PORT, "logs and exec", another), (HEALTH_PORT, "health and metrics", another)];
+    for (port, purpose, advice) in own.into_iter().chain(ingress_ports.into_iter().filter(|_| ingress)) {
+        let at = SocketAddr::new(address, port);
+        if let Err(error) = TcpListener::bind(at) {
+            match error.kind() {
+                std::io::ErrorKind::AddrInUse => bail!("{at}, for {purpose}, is in use: {advice}"),
+                _ => bail!("listen on {at} for {purpose}: {error}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether this machine can carry the cluster's overlay.
+///
+/// # Errors
+/// If the device of user-space tunnels is missing or closed to us.
+pub fn overlay(overlay: Overlay) -> anyhow::Result<()> {
+    const TUN: &str = "/dev/net/tun";
+    if overlay != Overlay::Tun {
+        return Ok(());
+    }
+    match std::fs::OpenOptions::new().read(true).write(true).open(TUN) {
+        Ok(_) => Ok(()),
+        Err(error) => bail!(
+            "--overlay tun: open {TUN}: {error}; load the module tun and run as root, or choose --overlay vxlan"
+        ),
+    }
+}
+
+/// Reads a comma-separated list of networks.
+///
+/// # Errors
+/// Naming the flag.
+pub fn networks(flag: &str, text: &str) -> anyhow::Result<Vec<IpNet>> {
+    text.split(',')
+        .map(|part| {
+            let net: IpNet = part
+                .trim()
+                .parse()
+                .ok()
+                .with_context(|| format!("{flag} {part:?}: expected a network such as 10.42.0.0/16"))?;
+            if net.addr() != net.network() {
+                bail!("{flag} {part}: has host bits set; the network is {}", net.trunc());
+            }
+            if !matches!(net, IpNet::V4(_)) {
+                bail!("{flag} {part}: only IPv4 is served by this version");
+            }
+            Ok(net)
+        })
+        .collect()
+}
+
+/// Whether the cluster's networks leave each other and the nodes alone.
+///
+/// # Errors
+/// Naming what overlaps.
+pub fn cluster(config: &ClusterConfig, node: IpAddr) -> anyhow::Result<()> {
+    let named = |flag, nets: &[IpNet]| nets.iter().map(|net| (flag, *net)).collect::<Vec<_>>();
+    let mut all = named("--cluster-cidr", &config.cluster_cidrs);
+    all.extend(named("--service-cidr", &config.service_cidrs));
+    for (at, (flag, net)) in all.iter().enumerate() {
+        for (other_flag, other) in &all[at + 1..] {
+            if net.contains(other) || other.contains(net) {
+                bail!("{flag} {net} overlaps {other_flag} {other}: choose networks apart from each other");
+            }
+        }
+        if net.contains(&node) {
+            bail!("{flag} {net} contains this node's own address {node}: choose another network");
+        }
+        for range in &config.load_balancer_pool {
+            if net.contains(&range.first) || net.contains(&range.last) {
+                bail!(
+                    "--load-balancer-pool {}-{} lies in {flag} {net}: choose addresses of the nodes' network",
+                    range.first,
+                    range.last
+                );
+            }
+        }
+    }
+    for net in &config.cluster_cidrs {
+        if net.prefix_len() > 23 {
+            bail!("--cluster-cidr {net}: too small, each node takes a /24");
+        }
+    }
+    for net in &config.service_cidrs {
+        if net.prefix_len() > 27 {
+            bail!("--service-cidr {net}: too small, at least a /27 is needed");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_networks_are_refused_by_name() {
+        let node = IpAddr::from([192, 0, 2, 1]);
+        assert!(cluster(&ClusterConfig::default(), node).is_ok());
+        let service_cidrs = networks("--service-cidr", "10.42.128.0/20").unwrap();
+        let config = ClusterConfig { service_cidrs, ..ClusterConfig::default() };
+        let error = cluster(&config, node).unwrap_err().to_string();
+        assert!(
+            error.contains("--cluster-cidr 10.42.0.0/16 overlaps --service-cidr 10.42.128.0/20"),
+            "{error}"
+        );
+        let error = cluster(&ClusterConfig::default(), IpAddr::from([10, 43, 0, 1])).unwrap_err().to_string();
+        assert!(error.contains("contains this node's own address"), "{error}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let address = IpAddr::from([127, 0, 97, 1]);
+        let _taken = TcpListener::bind((address, NODE_PORT)).unwrap();
+        let error = ports(address, false).unwrap_err().to_string();
+        assert!(
+            error.starts_with("127.0.97.1:10250, for logs and exec, is in use: another minisvc"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn networks_have_no_host_bits() {
+        assert!(networks("--cluster-cidr", "10.42.0.1/16").unwrap_err().to_string().contains("10.42.0.0/16"));
+    }
+}

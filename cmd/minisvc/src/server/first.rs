@@ -1,0 +1,147 @@
+//! The first server: store, API, control loops and a node.
+
+use super::{
+    checks, cluster, node,
+    options::{Part, ServerArgs},
+};
+use anyhow::{Context, bail};
+use minisvc_apiserver::{ApiServer, Pki, PkiOptions};
+use minisvc_client::{ApiClient, Credentials};
+use minisvc_manager::{Manager, ManagerConfig};
+use minisvc_store::{Limits, Store};
+use std::{
+    net::{SocketAddr, TcpListener},
+    os::fd::FromRawFd,
+    path::PathBuf,
+    sync::Arc,
+};
+use tokio_util::sync::CancellationToken;
+
+/// First inherited socket (sd_listen_fds(3)).
+const LISTEN_FDS_START: i32 = 3;
+
+/// Runs until `shutdown`.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let name = args.name()?;
+    let underlay = node::underlay(&args, None).await?;
+    let wanted = args.cluster()?;
+    checks::cluster(&wanted, underlay.address)?;
+    checks::overlay(wanted.overlay)?;
+    let listeners = listeners(args.bind)?;
+    checks::ports(underlay.address, !args.disable.contains(&Part::Ingress))?;
+    let cluster = cluster::settle(&args.data_dir, wanted)?;
+    let options = PkiOptions {
+        node_name: name.clone(),
+        node_address: underlay.address,
+        service_address: cluster.api_address(),
+        cluster_domain: cluster.cluster_domain.clone(),
+        extra_sans: args.tls_san.clone(),
+        now: jiff::Timestamp::now(),
+    };
+    let data_dir = args.data_dir.clone();
+    let (store, pki) = tokio::task::spawn_blocking(move || open(&data_dir, &options)).await??;
+
+    let server = ApiServer::new(store.clone(), cluster.clone(), pki.clone())?;
+    let stopped = CancellationToken::new();
+    let serving = tokio::spawn(server.serve(listeners, stopped.clone()));
+
+    let local = if args.bind.ip().is_unspecified() { underlay.address } else { args.bind.ip() };
+    let api_url = format!("https://{}", SocketAddr::new(local, args.bind.port()));
+    write_kubeconfig(&args, &pki, &api_url)?;
+    let api_server = SocketAddr::new(underlay.address, args.bind.port());
+    let manager = manager(&name, &cluster, api_server, &api_url, &pki)?;
+    let papers = node::Papers {
+        ca: pki.ca_certificate().to_owned(),
+        certificate: pki.node.certificate.clone(),
+        key: pki.node.key.clone(),
+    };
+    let agent = node::agent(&args, &name, underlay, cluster, &api_url, &papers).await?;
+
+    let managing = tokio::spawn(manager.run(shutdown.clone().cancelled_owned()));
+    let node = agent.run(shutdown.clone());
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        ended = node => ended.map_err(anyhow::Error::from),
+        ended = &mut serving => match ended {
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+    };
+    shutdown.cancel();
+    managing.abort();
+    stopped.cancel();
+    if !serving.is_finished() {
+        let _ended = tokio::time::timeout(std::time::Duration::from_secs(6), serving).await;
+    }
+    store.close().await;
+    outcome
+}
+
+fn open(data_dir: &std::path::Path, options: &PkiOptions) -> anyhow::Result<(Store, Arc<Pki>)> {
+    let store = Store::open(&data_dir.join("store"), Limits::default())?;
+    let pki = Arc::new(Pki::open(data_dir, options)?);
+    Ok((store, pki))
+}
+
+fn manager(
+    name: &str,
+    cluster: &minisvc_apimachinery::ClusterConfig,
+    api_server: SocketAddr,
+    api_url: &str,
+    pki: &Pki,
+) -> anyhow::Result<Manager> {
+    let credentials = Credentials::Certificate {
+        certificate: pki.controllers.certificate.clone(),
+        key: pki.controllers.key.clone(),
+    };
+    let client = ApiClient::from_parts(api_url, pki.ca_certificate(), &credentials)
+        .context("set up the controllers' API client")?;
+    let config = ManagerConfig {
+        cluster: cluster.clone(),
+        api_server,
+        grace: minisvc_controllers::node_lifecycle::Grace::default(),
+        node_name: name.to_owned(),
+    };
+    Ok(Manager::new(client, config))
+}
+
+/// The API's sockets: the one of `--bind`, and those handed down by whoever started us (`LISTEN_FDS`).
+#[allow(unsafe_code)]
+fn listeners(bind: SocketAddr) -> anyhow::Result<Vec<TcpListener>> {
+    let own = TcpListener::bind(bind).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "--bind {bind}: the port is in use; another minisvc server? choose another by --bind :PORT"
+        ),
+        _ => anyhow::anyhow!("--bind {bind}: {error}"),
+    })?;
+    let mut listeners = vec![own];
+    let Ok(count) = std::env::var("LISTEN_FDS") else { return Ok(listeners) };
+    if std::env::var("LISTEN_PID").is_ok_and(|pid| pid != std::process::id().to_string()) {
+        return Ok(listeners); // meant for another process
+    }
+    let Ok(count @ 1..=16) = count.parse::<i32>() else { bail!("LISTEN_FDS={count:?}: expected 1 to 16") };
+    for fd in LISTEN_FDS_START..LISTEN_FDS_START + count {
+        // SAFETY: who set LISTEN_FDS gave us these descriptors; nobody else in this process has them.
+        let listener = unsafe {
+            if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
+                bail!("LISTEN_FDS={count}: descriptor {fd} is not open");
+            }
+            TcpListener::from_raw_fd(fd)
+        };
+        listener.local_addr().with_context(|| format!("LISTEN_FDS: descriptor {fd} is no TCP socket"))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn write_kubeconfig(args: &ServerArgs, pki: &Pki, api_url: &str) -> anyhow::Result<()> {
+    let path: &PathBuf = &args.write_kubeconfig;
+    if let Some(dir) = path.parent() {
+        super::make_private_dir(dir).context("--write-kubeconfig")?;
+    }
+    super::write_private(path, &pki.admin_kubeconfig(api_url)).context("--write-kubeconfig")
+}

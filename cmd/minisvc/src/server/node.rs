@@ -1,0 +1,76 @@
+//! The part every server has: its underlay, its Pods, its control loops.
+
+use super::options::{Part, ServerArgs};
+use anyhow::Context;
+use minisvc_agent::{Agent, AgentConfig, Underlay};
+use minisvc_apimachinery::ClusterConfig;
+use minisvc_client::{ApiClient, Credentials};
+use minisvc_datapath::link::underlay_facts;
+use minisvc_podnet::choose_underlay;
+use minisvc_runtime::{Executable, ImageTable, Runtime, RuntimeConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::{net::IpAddr, sync::Arc};
+
+/// A node's certificate, and the CA that signed it.
+pub struct Papers {
+    /// The cluster's CA, PEM.
+    pub ca: String,
+    /// Certificate of the node as client and server, PEM.
+    pub certificate: String,
+    /// Its private key, PEM.
+    pub key: String,
+}
+
+/// The link and address by which this node reaches the others.
+///
+/// # Errors
+/// If that is not certain; the text says what to choose from.
+pub async fn underlay(args: &ServerArgs, join: Option<IpAddr>) -> anyhow::Result<Underlay> {
+    let (interfaces, routes) = underlay_facts().await.context("read this node's links")?;
+    Ok(choose_underlay(&interfaces, &routes, args.node_ip, join)?)
+}
+
+/// Binds what the node serves and prepares its loops.
+///
+/// # Errors
+/// If a port is in use, or a certificate or directory unusable.
+pub async fn agent(
+    args: &ServerArgs,
+    name: &str,
+    underlay: Underlay,
+    cluster: ClusterConfig,
+    api_url: &str,
+    papers: &Papers,
+) -> anyhow::Result<Agent> {
+    let credentials =
+        Credentials::Certificate { certificate: papers.certificate.clone(), key: papers.key.clone() };
+    let client = ApiClient::from_parts(api_url, &papers.ca, &credentials).context("set up the API client")?;
+    let executable = Executable::current().context("open this program")?;
+    let mut config = RuntimeConfig::new(name, executable);
+    config.log_dir = args.data_dir.join("logs");
+    config.masked.push(args.data_dir.clone());
+    config.masked.extend(args.write_kubeconfig.parent().map(Into::into));
+    config.images = ImageTable { mapped: args.image.iter().cloned().collect() };
+    let runtime = Runtime::new(config).context("set up the runtime of pods")?;
+    let config = AgentConfig {
+        node_name: name.to_owned(),
+        underlay,
+        cluster,
+        control_plane: args.join.is_none(),
+        client,
+        runtime,
+        tls: tls(papers)?,
+        dns: !args.disable.contains(&Part::Dns),
+        ingress: !args.disable.contains(&Part::Ingress),
+    };
+    Ok(Agent::bind(config).await?)
+}
+
+fn tls(papers: &Papers) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let ca = CertificateDer::from_pem_slice(papers.ca.as_bytes()).context("read the CA's certificate")?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(papers.certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .context("read the node's certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(papers.key.as_bytes()).context("read the node's key")?;
+    Ok(minisvc_runtime::node::tls_config(&ca, chain, key)?)
+}

@@ -1,0 +1,318 @@
+//! The flags of `minisvc server`.
+//!
+//! Each has an environment variable (`MINISVC_…`) and a key of the same name in the config file. Flags win over
+//! variables, variables over the file, the file over the defaults.
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use minisvc_apimachinery::{ClusterConfig, Overlay, cluster::AddressRange};
+use minisvc_runtime::MappedImage;
+use serde_json::Value;
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Where the config file is looked for if none is named.
+const CONFIG_FILE: &str = "/etc/minisvc/config.yaml";
+/// Largest config file, in bytes.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Parts that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Cluster DNS on this node.
+    Dns,
+    /// HTTP and HTTPS for Ingresses on this node.
+    Ingress,
+    /// Addresses for Services of type LoadBalancer (first server).
+    Servicelb,
+}
+
+/// How Pods of different nodes reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OverlayName {
+    /// Kernel VXLAN, UDP port 8472.
+    Vxlan,
+    /// Plain routes; the nodes share a link.
+    HostGw,
+    /// A TUN device, user space, UDP port 51820.
+    Tun,
+}
+
+impl From<OverlayName> for Overlay {
+    fn from(name: OverlayName) -> Self {
+        match name {
+            OverlayName::Vxlan => Self::Vxlan,
+            OverlayName::HostGw => Self::HostGw,
+            OverlayName::Tun => Self::Tun,
+        }
+    }
+}
+
+/// `minisvc server`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct ServerArgs {
+    /// Name of this node [default: the host name].
+    #[arg(long, env = "MINISVC_NODE_NAME", value_name = "N")]
+    pub node_name: Option<String>,
+    /// Address at which the other nodes reach this one [default: the one towards the server, if that is certain].
+    #[arg(long, env = "MINISVC_NODE_IP", value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Where this node keeps its state.
+    #[arg(long, env = "MINISVC_DATA_DIR", default_value = "/var/lib/minisvc", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where the API listens (first server).
+    #[arg(long, env = "MINISVC_BIND", default_value = ":6443", value_parser = parse_bind, value_name = "[IP]:PORT")]
+    pub bind: SocketAddr,
+    /// Network of the Pods [default: 10.42.0.0/16].
+    #[arg(long, env = "MINISVC_CLUSTER_CIDR", value_name = "CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// Network of the Services' virtual addresses [default: 10.43.0.0/16].
+    #[arg(long, env = "MINISVC_SERVICE_CIDR", value_name = "CIDR")]
+    pub service_cidr: Option<String>,
+    /// Ports for Services of type NodePort [default: 30000-32767].
+    #[arg(long, env = "MINISVC_SERVICE_NODE_PORT_RANGE", value_name = "FROM-TO")]
+    pub service_node_port_range: Option<String>,
+    /// DNS zone of the cluster [default: cluster.local].
+    #[arg(long, env = "MINISVC_CLUSTER_DOMAIN", value_name = "ZONE")]
+    pub cluster_domain: Option<String>,
+    /// How Pods of different nodes reach each other [default: vxlan].
+    #[arg(long, env = "MINISVC_OVERLAY")]
+    pub overlay: Option<OverlayName>,
+    /// Addresses for Services of type LoadBalancer [default: none].
+    #[arg(long, env = "MINISVC_LOAD_BALANCER_POOL", value_name = "CIDR|FROM-TO")]
+    pub load_balancer_pool: Option<String>,
+    /// Where the API's objects are kept.
+    #[arg(long, env = "MINISVC_DATASTORE", default_value = "sled")]
+    pub datastore: String,
+    /// Parts to leave out.
+    #[arg(long, env = "MINISVC_DISABLE", value_delimiter = ',')]
+    pub disable: Vec<Part>,
+    /// Another name or address of the API for its certificate.
+    #[arg(long, env = "MINISVC_TLS_SAN", value_delimiter = ',', value_name = "NAME")]
+    pub tls_san: Vec<String>,
+    /// An image for Pods: a directory and what runs in it.
+    #[arg(long, env = "MINISVC_IMAGE", value_parser = parse_image, value_name = "NAME=DIR[:ENTRYPOINT]")]
+    pub image: Vec<(String, MappedImage)>,
+    /// Where to write the administrator's kubeconfig (first server).
+    #[arg(
+        long,
+        env = "MINISVC_WRITE_KUBECONFIG",
+        default_value = "/etc/minisvc/kubeconfig",
+        value_name = "FILE"
+    )]
+    pub write_kubeconfig: PathBuf,
+    /// Join the cluster of this server instead of being the first.
+    #[arg(long, env = "MINISVC_JOIN", value_name = "https://HOST:6443")]
+    pub join: Option<String>,
+    /// The join token: `minisvc token` on the first server prints it.
+    #[arg(long, env = "MINISVC_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Config file: these flags as YAML, without the dashes [default: /etc/minisvc/config.yaml, if it is there].
+    #[arg(long, env = "MINISVC_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+fn parse_bind(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+    }
+    text.parse().map_err(|_| "expected [IP]:PORT".to_owned())
+}
+
+fn parse_image(text: &str) -> Result<(String, MappedImage), String> {
+    MappedImage::parse(text).map_err(|error| error.to_string())
+}
+
+impl ServerArgs {
+    /// What no single flag can check.
+    ///
+    /// # Errors
+    /// Naming the flags that contradict each other.
+    pub fn check(self) -> anyhow::Result<Self> {
+        if self.datastore != "sled" {
+            bail!("--datastore {}: only sled is served by this version", self.datastore);
+        }
+        if self.join.is_some()
+            && self.token.is_none()
+            && !self.data_dir.join(super::joined::NODE_FILE).exists()
+        {
+            bail!("--join needs --token: `minisvc token` on the first server prints it");
+        }
+        if self.join.is_none() && self.token.is_some() {
+            bail!("--token needs --join https://HOST:6443");
+        }
+        Ok(self)
+    }
+
+    /// The name of this node.
+    ///
+    /// # Errors
+    /// If it is no DNS name.
+    pub fn name(&self) -> anyhow::Result<String> {
+        let name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()
+                .context("read the host name")?
+                .to_string_lossy()
+                .to_ascii_lowercase(),
+        };
+        if !is_dns_subdomain(&name) {
+            bail!(
+                "--node-name {name:?}: must be a lower-case DNS name of at most 63 characters, such as node1"
+            );
+        }
+        Ok(name)
+    }
+
+    /// The cluster's facts as these flags say them.
+    ///
+    /// # Errors
+    /// Naming the flag that is malformed.
+    pub fn cluster(&self) -> anyhow::Result<ClusterConfig> {
+        let mut config = ClusterConfig::default();
+        if let Some(text) = &self.cluster_cidr {
+            config.cluster_cidrs = super::checks::networks("--cluster-cidr", text)?;
+        }
+        if let Some(text) = &self.service_cidr {
+            config.service_cidrs = super::checks::networks("--service-cidr", text)?;
+        }
+        if let Some(text) = &self.service_node_port_range {
+            let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            match parsed {
+                Some((first, last)) if 0 < first && first <= last => {
+                    (config.node_port_first, config.node_port_last) = (first, last);
+                }
+                _ => bail!("--service-node-port-range {text:?}: expected FROM-TO, such as 30000-32767"),
+            }
+        }
+        if let Some(domain) = &self.cluster_domain {
+            if !is_dns_subdomain(domain) {
+                bail!("--cluster-domain {domain:?}: must be a DNS name such as cluster.local");
+            }
+            config.cluster_domain.clone_from(domain);
+        }
+        if let Some(overlay) = self.overlay {
+            config.overlay = overlay.into();
+        }
+        if let Some(text) = &self.load_balancer_pool {
+            config.load_balancer_pool = text.split(',').map(address_range).collect::<anyhow::Result<_>>()?;
+        }
+        if self.disable.contains(&Part::Servicelb) {
+            config.load_balancer_pool.clear();
+        }
+        Ok(config)
+    }
+
+    /// The cluster-wide flags that were given, for a node that takes them from the cluster instead.
+    pub fn cluster_flags(&self) -> Vec<&'static str> {
+        [
+            ("--cluster-cidr", self.cluster_cidr.is_some()),
+            ("--service-cidr", self.service_cidr.is_some()),
+            ("--service-node-port-range", self.service_node_port_range.is_some()),
+            ("--cluster-domain", self.cluster_domain.is_some()),
+            ("--overlay", self.overlay.is_some()),
+            ("--load-balancer-pool", self.load_balancer_pool.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, given)| given.then_some(flag))
+        .collect()
+    }
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !label.is_empty()
+            && label.len() <= 63
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 63 && name.split('.').all(label)
+}
+
+fn address_range(text: &str) -> anyhow::Result<AddressRange> {
+    let wrong = || format!("--load-balancer-pool {text:?}: expected CIDR or FROM-TO");
+    if let Some((first, last)) = text.split_once('-') {
+        let first: IpAddr = first.trim().parse().ok().with_context(wrong)?;
+        let last: IpAddr = last.trim().parse().ok().with_context(wrong)?;
+        if first > last || first.is_ipv4() != last.is_ipv4() {
+            bail!("--load-balancer-pool {text:?}: FROM is after TO");
+        }
+        return Ok(AddressRange { first, last });
+    }
+    let net: ipnet::IpNet = text.trim().parse().ok().with_context(wrong)?;
+    Ok(AddressRange { first: net.network(), last: net.broadcast() })
+}
+
+/// The command line with the config file's keys put before the flags of `minisvc server`, so that flags win.
+///
+/// # Errors
+/// If the file that was named cannot be read, or a key is not a flag.
+pub fn with_config_file(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+    if args.get(1).is_none_or(|command| command != "server") {
+        return Ok(args);
+    }
+    let named = args
+        .iter()
+        .position(|arg| arg == "--config")
+        .and_then(|at| args.get(at + 1).cloned())
+        .or_else(|| args.iter().find_map(|arg| Some(arg.to_str()?.strip_prefix("--config=")?.into())))
+        .or_else(|| std::env::var_os("MINISVC_CONFIG"));
+    let path = PathBuf::from(named.clone().unwrap_or_else(|| CONFIG_FILE.into()));
+    if named.is_none() && !path.exists() {
+        return Ok(args);
+    }
+    let from_file = flags_of(&path)?;
+    let (head, tail) = args.split_at(2);
+    Ok(head.iter().cloned().chain(from_file).chain(tail.iter().cloned()).collect())
+}
+
+fn flags_of(path: &Path) -> anyhow::Result<Vec<OsString>> {
+    let shown = path.display();
+    let size = std::fs::metadata(path).with_context(|| format!("--config: read {shown}"))?.len();
+    if size > CONFIG_BYTES_MAX {
+        bail!("--config: {shown} has {size} bytes; at most {CONFIG_BYTES_MAX} are read");
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("--config: read {shown}"))?;
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Vec::new());
+    }
+    let value: Value = serde_saphyr::from_str(&text).with_context(|| format!("--config: {shown}"))?;
+    let Value::Object(keys) = value else { bail!("--config: {shown}: expected `key: value` lines") };
+    let command = ServerArgs::augment_args(clap::Command::new("server"));
+    let mut flags = Vec::new();
+    for (key, value) in keys {
+        let known = command.get_arguments().find(|arg| arg.get_long() == Some(key.as_str()));
+        let Some(known) = known.filter(|_| key != "config") else {
+            bail!("--config: {shown}: unknown key {key:?}");
+        };
+        if known.get_env().is_some_and(|variable| std::env::var_os(variable).is_some()) {
+            continue;
+        }
+        let words: Vec<String> = match value {
+            Value::Array(items) => items.iter().map(scalar).collect::<Option<_>>(),
+            other => scalar(&other).map(|word| vec![word]),
+        }
+        .with_context(|| format!("--config: {shown}: {key}: expected a value or a list of values"))?;
+        flags.extend(words.into_iter().map(|word| OsString::from(format!("--{key}={word}"))));
+    }
+    Ok(flags)
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(value) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

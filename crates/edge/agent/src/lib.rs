@@ -1,0 +1,213 @@
+//! The control loops of a node.
+//!
+//! ```text
+//! follow(API) ─▶ Synced<Snapshot> ─┬─▶ network   podnet::desired → links, routes, overlay
+//!                                  ├─▶ services  proxy::Planner  → service table, conntrack
+//!                                  ├─▶ pods      one worker a Pod → address, processes, status
+//!                                  ├─▶ names     dns::Records, ingress::RouteTable
+//!                                  └─▶ node      Node object, heartbeat
+//! ```
+//! Invariants: every loop acts on whole snapshots, after the first complete one, and repeats what failed; none
+//! tears anything down when it ends, so the kernel keeps forwarding while the server is away.
+
+mod bundle;
+mod error;
+mod health;
+mod names;
+mod network;
+mod node;
+mod pods;
+mod services;
+mod status;
+mod tunnel;
+
+pub use error::AgentError;
+use ipnet::IpNet;
+use minisvc_apimachinery::{ClusterConfig, Snapshot, Synced};
+use minisvc_client::{ApiClient, Follower, Interest, Kind, events::Recorder, follow};
+pub use minisvc_podnet::Underlay;
+use minisvc_runtime::Runtime;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Port of the node's own server (logs, exec), as the kubelet's.
+pub const NODE_PORT: u16 = 10250;
+/// Port of health and metrics, as kube-proxy's.
+pub const HEALTH_PORT: u16 = 10256;
+
+/// The newest complete view of the cluster.
+pub type Snapshots = watch::Receiver<Option<Arc<Synced<Snapshot>>>>;
+
+/// Who this node is.
+#[derive(Debug)]
+pub struct NodeIdentity {
+    /// Name of its Node.
+    pub name: String,
+    /// The link and address by which it reaches the others.
+    pub underlay: Underlay,
+    /// The facts all nodes share.
+    pub cluster: ClusterConfig,
+    /// Whether the control plane runs here.
+    pub control_plane: bool,
+    /// The part of the cluster network that is its own, once the manager has given it one.
+    pub pod_cidr: watch::Receiver<Option<IpNet>>,
+}
+
+/// What a node is started with.
+pub struct AgentConfig {
+    /// Name of its Node.
+    pub node_name: String,
+    /// The link and address by which it reaches the others.
+    pub underlay: Underlay,
+    /// The facts all nodes share.
+    pub cluster: ClusterConfig,
+    /// Whether the control plane runs here.
+    pub control_plane: bool,
+    /// The API, with the node's own certificate.
+    pub client: ApiClient,
+    /// Pod processes.
+    pub runtime: Runtime,
+    /// TLS of the node's own server: its certificate, and the CA its clients must have.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Whether to answer cluster DNS.
+    pub dns: bool,
+    /// Whether to answer HTTP for Ingresses.
+    pub ingress: bool,
+}
+
+/// A node whose ports are bound.
+pub struct Agent {
+    config: AgentConfig,
+    identity: Arc<NodeIdentity>,
+    pod_cidr: watch::Sender<Option<IpNet>>,
+    nameserver: Option<minisvc_nameserver::Nameserver>,
+    ingress: Option<minisvc_ingress_proxy::IngressProxy>,
+    node_server: TcpListener,
+    health: TcpListener,
+}
+
+async fn listen(address: IpAddr, port: u16, purpose: &'static str) -> Result<TcpListener, AgentError> {
+    let address = SocketAddr::new(address, port);
+    TcpListener::bind(address).await.map_err(|source| AgentError::Listen { address, purpose, source })
+}
+
+impl Agent {
+    /// Binds everything the node serves, so that a port in use is known before anything is changed.
+    ///
+    /// # Errors
+    /// Naming the address that could not be bound.
+    pub async fn bind(config: AgentConfig) -> Result<Self, AgentError> {
+        let (pod_cidr, receiver) = watch::channel(None);
+        let identity = Arc::new(NodeIdentity {
+            name: config.node_name.clone(),
+            underlay: config.underlay.clone(),
+            cluster: config.cluster.clone(),
+            control_plane: config.control_plane,
+            pod_cidr: receiver,
+        });
+        let address = identity.underlay.address;
+        Ok(Self {
+            nameserver: if config.dns { names::bind_dns(&identity)? } else { None },
+            ingress: if config.ingress { Some(names::bind_ingress(&identity)?) } else { None },
+            node_server: listen(address, NODE_PORT, "logs and exec").await?,
+            health: listen(address, HEALTH_PORT, "health and metrics").await?,
+            config,
+            identity,
+            pod_cidr,
+        })
+    }
+
+    /// Runs the node until `shutdown`. Pods and the kernel's state stay as they are.
+    ///
+    /// # Errors
+    /// If the records of Pods that run already cannot be read.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let Self { config, identity, pod_cidr, nameserver, ingress, node_server, health } = self;
+        let client = config.client.clone();
+        let mut kinds = vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::EndpointSlices];
+        if ingress.is_some() {
+            kinds.extend([Kind::Ingresses, Kind::Secrets]);
+        }
+        let interest = Interest::new(kinds)
+            .pods_of_node(&identity.name)
+            .with_fields(Kind::Secrets, "type=kubernetes.io/tls");
+        let follower: Follower = follow(&client, &interest);
+        let snapshots = follower.snapshots();
+        let recorder = Arc::new(Recorder::new(client.clone(), "minisvc", &identity.name));
+
+        let (local, local_pods) = watch::channel(network::LocalPods::new());
+        let (wired, wired_pods) = watch::channel(network::Wired::default());
+        let (held, held_addresses) = watch::channel(Vec::new());
+        let (synced, last_sync) = watch::channel(None);
+        let pods = Arc::new(pods::Pods {
+            identity: identity.clone(),
+            node_dns: bundle::parse_resolv_conf(
+                &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            ),
+            client: client.clone(),
+            recorder: recorder.clone(),
+            runtime: config.runtime.clone(),
+            snapshots: snapshots.clone(),
+            local,
+            wired: wired_pods,
+            last_address: Mutex::new(None),
+        });
+        let adopted = pods.adopt().await?;
+        tracing::info!(node = identity.name, adopted, "node starts");
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(node::keep(identity.clone(), client, snapshots.clone()));
+        tasks.spawn(pods::follow_pod_cidr(identity.clone(), snapshots.clone(), pod_cidr));
+        tasks.spawn(pods.run());
+        let network = network::NetworkLoop {
+            identity: identity.clone(),
+            snapshots: snapshots.clone(),
+            pods: local_pods,
+            held: held_addresses,
+            wired,
+            said: std::collections::BTreeSet::new(),
+        };
+        tasks.spawn(network.run());
+        let services = services::ServiceLoop {
+            identity: identity.clone(),
+            snapshots: snapshots.clone(),
+            recorder: recorder.clone(),
+            held,
+            synced,
+        };
+        tasks.spawn(services.run());
+        let mut numbers =
+            health::Numbers { contact: follower.contact(), last_sync, dns: None, ingress: None };
+        if let Some(nameserver) = nameserver {
+            numbers.dns = Some(nameserver.handle());
+            tasks.spawn(names::keep_records(identity.clone(), nameserver.handle(), snapshots.clone()));
+            tasks.spawn(nameserver.serve(std::future::pending()));
+        }
+        if let Some(ingress) = ingress {
+            numbers.ingress = Some(ingress.handle());
+            tasks.spawn(names::keep_routes(ingress.handle(), recorder, snapshots));
+            tasks.spawn(ingress.serve(std::future::pending()));
+        }
+        tasks.spawn(health::serve(health, numbers));
+        tasks.spawn(minisvc_runtime::node::serve(
+            node_server,
+            config.tls,
+            minisvc_apimachinery::join::API_SERVER_CLIENT,
+            minisvc_runtime::node::router(config.runtime),
+            std::future::pending(),
+        ));
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a control loop ended");
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The life of this node's Pods: address, network, processes, status, end.
+//!
+//! One worker a Pod, at most [`PODS_MAX`]; each acts on the newest Pod object and the newest runtime record and
+//! repeats what failed. What a Pod needs to be taken over after a restart is in the runtime's records; an address
+//! that was given but whose Pod was not started yet is simply given again.
+//!
+//! Invariant: a Pod's processes start only after its network was made, and its network is taken away only after
+//! its processes have ended and no EndpointSlice names it: whoever is still sent there is refused at once.
+
+use crate::{
+    AgentError, NodeIdentity, Snapshots,
+    bundle::{NodeFacts, bundle},
+    network::{LocalPods, Wired},
+    status,
+};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+use minisvc_apimachinery::{ObjectKey, resource::PODS};
+use minisvc_client::{
+    ApiClient, DeleteOptions, PatchKind,
+    events::{Occurrence, Recorder},
+};
+use minisvc_datapath::netns::NetnsDir;
+use minisvc_podnet::{LocalPod, allocate, pod_cidr};
+use minisvc_reconcile::Backoff;
+use minisvc_runtime::{PodDns, PodRecord, PodTable, Runtime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinSet};
+
+/// More Pods than this are not run on one node.
+pub const PODS_MAX: usize = 500;
+/// Longest wait for a Pod's network before it is said in an Event.
+const WIRE_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for a Pod that is to end to leave the endpoints.
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// How long after that the other nodes may take to change their tables.
+const PROGRAMMING_TIME: Duration = Duration::from_millis(50);
+/// Grace of Pods whose object is gone already, in seconds.
+const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+
+/// What all workers share.
+pub struct Pods {
+    /// Who we are.
+    pub identity: Arc<NodeIdentity>,
+    /// The node's own name resolution.
+    pub node_dns: PodDns,
+    /// The API.
+    pub client: ApiClient,
+    /// Events.
+    pub recorder: Arc<Recorder>,
+    /// Processes.
+    pub runtime: Runtime,
+    /// The cluster.
+    pub snapshots: Snapshots,
+    /// Pods that want a network, read by the network loop.
+    pub local: watch::Sender<LocalPods>,
+    /// Pods whose network is made.
+    pub wired: watch::Receiver<Wired>,
+    /// The address given last, so that a freed one is given again late.
+    pub last_address: Mutex<Option<IpAddr>>,
+}
+
+impl Pods {
+    /// Takes over the Pods an earlier server left: their addresses are theirs before any is given anew.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub async fn adopt(&self) -> Result<usize, AgentError> {
+        let adopted = self.runtime.adopt().await.map_err(|source| AgentError::Runtime {
+            operation: "adopt",
+            pod: "records".to_owned(),
+            source,
+        })?;
+        self.local.send_modify(|local| {
+            for record in &adopted {
+                if let Some(address) = record.bundle.address {
+                    let PodRecord { bundle, .. } = record.as_ref();
+                    let pod = LocalPod::new(&bundle.uid, &bundle.namespace, &bundle.name, address);
+                    local.insert(bundle.uid.clone(), pod);
+                }
+            }
+        });
+        Ok(adopted.len())
+    }
+
+    /// Runs a worker for each Pod bound to this node and each that still runs here, until the snapshots end.
+    pub async fn run(self: Arc<Self>) {
+        let mut snapshots = self.snapshots.clone();
+        let mut workers: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>> = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot {
+                let bound: BTreeMap<&str, &Arc<Pod>> = snapshot
+                    .pods
+                    .values()
+                    .filter_map(|pod| Some((pod.metadata.uid.as_deref()?, pod)))
+                    .collect();
+                let left: Vec<String> = self.local.borrow().keys().cloned().collect();
+                workers.retain(|_, worker| !worker.is_closed());
+                for uid in bound.keys().copied().chain(left.iter().map(String::as_str)) {
+                    let pod = bound.get(uid).map(|pod| Arc::clone(pod));
+                    if let Some(worker) = workers.get(uid) {
+                        worker.send_if_modified(|known| {
+                            let changed = *known != pod;
+                            *known = pod;
+                            changed
+                        });
+                    } else if workers.len() < PODS_MAX {
+                        let (sender, receiver) = watch::channel(pod);
+                        workers.insert(uid.to_owned(), sender);
+                        tasks.spawn(Arc::clone(&self).worker(uid.to_owned(), receiver));
+                    }
+                }
+                let gone: Vec<String> =
+                    workers.keys().filter(|uid| !bound.contains_key(uid.as_str())).cloned().collect();
+                for uid in gone {
+                    if let Some(worker) = workers.get(&uid) {
+                        worker.send_if_modified(|known| known.take().is_some());
+                    }
+                }
+            }
+            // A worker that ended has done its work; only news can make more of it.
+            while let Some(_ended) = tasks.try_join_next() {}
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn worker(self: Arc<Self>, uid: String, mut pod: watch::Receiver<Option<Arc<Pod>>>) {
+        let mut table = self.runtime.subscribe();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let before = table.borrow_and_update().get(&uid).cloned();
+            let wanted = pod.borrow_and_update().clone();
+            let step = match &wanted {
+                Some(object) if object.metadata.deletion_timestamp.is_none() => self.keep(&uid, object).await,
+                other => match self.end(&uid, other.as_deref()).await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                },
+            };
+            let retry = match step {
+                Ok(()) => {
+                    backoff.succeeded();
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(%uid, %error, "pod");
+                    if let Some(object) = &wanted {
+                        self.say(object, "FailedSync", &error.to_string()).await;
+                    }
+                    Some(backoff.failed())
+                }
+            };
+            let again = async {
+                match retry {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = pod.changed() => if changed.is_err() { return },
+                () = changed_record(&mut table, &uid, before.as_ref()) => {}
+                () = again => {}
+            }
+        }
+    }
+
+    /// Makes a Pod run, if it does not, and its status true.
+    async fn keep(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if self.runtime.pod(uid).is_none() && !matches!(phase, Some("Succeeded" | "Failed")) {
+            self.start(uid, pod).await?;
+        }
+        self.write_status(uid, pod).await
+    }
+
+    async fn start(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
+        let name = key(pod).to_string();
+        let cidr = self.pod_cidr(&name).await?;
+        let local = self.give_address(uid, pod, &cidr)?;
+        let mut wired = self.wired.clone();
+        let made = async { wired.wait_for(|wired| wired.contains(uid)).await.is_ok() };
+        if !tokio::time::timeout(WIRE_WAIT, made).await.unwrap_or(false) {
+            return Err(AgentError::NotWired { pod: name, seconds: WIRE_WAIT.as_secs() });
+        }
+        let facts = NodeFacts {
+            node_name: &self.identity.name,
+            node_address: self.identity.underlay.address,
+            cluster: &self.identity.cluster,
+            node_dns: &self.node_dns,
+        };
+        let bundle = bundle(pod, uid, &local, NetnsDir::default().path(&local.netns), &facts);
+        self.runtime.start_pod(bundle).await.map_err(|source| AgentError::Runtime {
+            operation: "start",
+            pod: name,
+            source,
+        })?;
+        Ok(())
+    }
+
+    /// This node's podCIDR; a node that has just been registered gets one soon.
+    async fn pod_cidr(&self, pod: &str) -> Result<IpNet, AgentError> {
+        let mut receiver = self.identity.pod_cidr.clone();
+        let known = async { receiver.wait_for(Option::is_some).await.ok().and_then(|cidr| *cidr) };
+        let known = tokio::time::timeout(WIRE_WAIT, known).await.ok().flatten();
+        known.ok_or_else(|| AgentError::NoPodCidr { pod: pod.to_owned(), seconds: WIRE_WAIT.as_secs() })
+    }
+
+    fn give_address(&self, uid: &str, pod: &Pod, cidr: &IpNet) -> Result<LocalPod, AgentError> {
+        let key = key(pod);
+        if let Some(local) = self.local.borrow().get(uid) {
+            return Ok(local.clone());
+        }
+        let mut last = self.last_address.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lock is held until the address is taken: two workers never get the same one.
+        let used: BTreeSet<IpAddr> = self.local.borrow().values().map(|local| local.address).collect();
+        let address = allocate(cidr, &used, *last)
+            .map_err(|source| AgentError::Address { pod: key.to_string(), source })?;
+        *last = Some(address);
+        let local = LocalPod::new(uid, &key.namespace, &key.name, address);
+        self.local.send_modify(|pods| {
+            pods.insert(uid.to_owned(), local.clone());
+        });
+        Ok(local)
+    }
+
+    async fn write_status(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
+        let record = self.runtime.pod(uid);
+        let now = jiff::Timestamp::now();
+        let wanted = status::desired(pod, record.as_deref(), self.identity.underlay.address, now);
+        if pod.status.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let key = key(pod);
+        let patch = serde_json::json!({ "metadata": { "uid": uid }, "status": wanted });
+        let written: Result<Pod, _> =
+            self.client.patch(&PODS, &key, Some("status"), PatchKind::Merge, &patch).await;
+        match written {
+            Ok(_) => Ok(()),
+            // Deleted meanwhile, or another Pod of the same name: the next snapshot says so.
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(source) => {
+                Err(AgentError::Api { operation: "write status of pod", object: key.to_string(), source })
+            }
+        }
+    }
+
+    /// Ends a Pod: not ready, processes, object, network, in this order.
+    async fn end(&self, uid: &str, pod: Option<&Pod>) -> Result<(), AgentError> {
+        let name = pod.map_or_else(|| uid.to_owned(), |pod| key(pod).to_string());
+        let grace = pod
+            .and_then(|pod| pod.metadata.deletion_grace_period_seconds)
+            .map_or(ORPHAN_GRACE, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        if self.runtime.pod(uid).is_some() {
+            let drain = DRAIN_WAIT.min(grace);
+            let _drained_or_late = tokio::time::timeout(drain, self.out_of_endpoints(uid, true)).await;
+            let failed = |operation| {
+                let pod = name.clone();
+                move |source| AgentError::Runtime { operation, pod, source }
+            };
+            self.runtime.stop(uid, grace).await.map_err(failed("stop"))?;
+            self.runtime.remove(uid).await.map_err(failed("remove"))?;
+        }
+        if let Some(pod) = pod {
+            self.delete_object(uid, pod).await?;
+        }
+        let _unnamed_or_late = tokio::time::timeout(DRAIN_WAIT, self.out_of_endpoints(uid, false)).await;
+        self.local.send_if_modified(|local| local.remove(uid).is_some());
+        Ok(())
+    }
+
+    async fn delete_object(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
+        let options =
+            DeleteOptions { grace_seconds: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+        match self.client.delete(&PODS, &key(pod), &options).await {
+            Err(source) if !source.is_not_found() && !source.is_conflict() => {
+                Err(AgentError::Api { operation: "delete pod", object: key(pod).to_string(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until no slice names the Pod, or none as ready, and a moment more for the nodes to hear of it: who is
+    /// told to end gets no new connections first.
+    async fn out_of_endpoints(&self, uid: &str, as_ready: bool) {
+        let mut snapshots = self.snapshots.clone();
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let named = snapshot.is_some_and(|snapshot| {
+                snapshot.endpoint_slices.values().flat_map(|slice| &slice.endpoints).any(|endpoint| {
+                    let target = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
+                    let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+                    target == Some(uid) && (!as_ready || ready != Some(false))
+                })
+            });
+            if !named {
+                return tokio::time::sleep(PROGRAMMING_TIME).await;
+            }
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn say(&self, pod: &Pod, reason: &str, message: &str) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let what = Occurrence::warning(&PODS, key(pod), uid, reason, message.to_owned());
+        let _nothing_depends_on_it = self.recorder.record(&what, jiff::Timestamp::now()).await;
+    }
+}
+
+/// Waits until the record of one Pod is another than `before`.
+async fn changed_record(
+    table: &mut watch::Receiver<Arc<PodTable>>,
+    uid: &str,
+    before: Option<&Arc<PodRecord>>,
+) {
+    while table.borrow_and_update().get(uid) == before {
+        if table.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn key(pod: &Pod) -> ObjectKey {
+    ObjectKey::new(
+        pod.metadata.namespace.clone().unwrap_or_default(),
+        pod.metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+/// Publishes this node's podCIDR as soon as its Node has one.
+pub async fn follow_pod_cidr(
+    identity: Arc<NodeIdentity>,
+    mut snapshots: Snapshots,
+    sender: watch::Sender<Option<ipnet::IpNet>>,
+) {
+    loop {
+        let cidr = snapshots.borrow_and_update().as_ref().and_then(|snapshot| {
+            let node = snapshot.nodes.get(&ObjectKey::cluster(identity.name.as_str()))?;
+            pod_cidr(node)?.ok()
+        });
+        sender.send_if_modified(|known| {
+            let changed = cidr.is_some() && *known != cidr;
+            *known = cidr.or(*known);
+            changed
+        });
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}

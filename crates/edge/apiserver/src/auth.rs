@@ -1,0 +1,277 @@
+//! Who asks, and whether they may.
+//!
+//! Invariant: what a node may write is checked again in the store's writer against the stored object
+//! ([`Guard`]), because the path alone does not say which node a Pod is on.
+
+use crate::path::Target;
+use http::{HeaderMap, header::AUTHORIZATION};
+use minisvc_apimachinery::{
+    ObjectKey, Resource, Status, join,
+    resource::{
+        CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SECRETS, SERVICES,
+    },
+    storage::Read,
+};
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// Namespace of the nodes' Leases.
+const NODE_LEASES: &str = "kube-node-lease";
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
+}
+
+impl User {
+    fn new(name: &str, group: &str) -> Self {
+        Self { name: name.to_owned(), groups: vec![group.to_owned()] }
+    }
+
+    /// The common name and organisations of a certificate that TLS has verified.
+    pub(crate) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+        Some(Self { name, groups })
+    }
+
+    fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    /// The node's name, if this is a node.
+    fn node(&self) -> Option<&str> {
+        self.name.strip_prefix("system:node:").filter(|name| !name.is_empty() && self.is_in(join::NODES))
+    }
+}
+
+/// The secrets that bearers may show, as hashes, so that comparing takes the same time whatever is shown.
+pub(crate) struct Tokens {
+    admin: [u8; 32],
+    join: [u8; 32],
+}
+
+impl Tokens {
+    pub(crate) fn new(admin: &str, join: &str) -> Self {
+        Self { admin: Sha256::digest(admin).into(), join: Sha256::digest(join).into() }
+    }
+
+    /// Who sent the request; None: nobody said. A wrong token is refused, even next to a good certificate.
+    pub(crate) fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&User>,
+    ) -> Result<Option<User>, Status> {
+        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(certificate.cloned()) };
+        let token = header
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| <[u8; 32]>::from(Sha256::digest(token.trim())));
+        match token {
+            Some(token) if token == self.admin => Ok(Some(User::new(join::ADMIN, join::MASTERS))),
+            Some(token) if token == self.join => Ok(Some(User::new("system:bootstrap", join::BOOTSTRAPPERS))),
+            _ => Err(Status::unauthorized()),
+        }
+    }
+}
+
+/// What must hold of the stored or sent object for the request to be allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// Nothing.
+    None,
+    /// The object that is sent has this name.
+    Named(String),
+    /// The stored Pod is bound to this node.
+    BoundTo(String),
+}
+
+/// A request, as far as authorization is concerned.
+pub(crate) struct Asked<'a> {
+    pub(crate) user: &'a User,
+    pub(crate) verb: &'static str,
+    pub(crate) target: &'a Target,
+}
+
+/// Decides on a request for objects.
+///
+/// # Errors
+/// 403 in Kubernetes' words.
+pub(crate) fn authorize(asked: &Asked<'_>) -> Result<Guard, Status> {
+    if asked.user.is_in(join::MASTERS) {
+        return Ok(Guard::None);
+    }
+    asked.user.node().and_then(|node| authorize_node(node, asked)).ok_or_else(|| asked.forbidden(""))
+}
+
+/// Decides on a request for anything else: discovery, schemas, metrics.
+pub(crate) fn authorize_path(user: &User, verb: &str, path: &str) -> Result<(), Status> {
+    let reads = verb == "get" && path != "/metrics";
+    if user.is_in(join::MASTERS) || (user.node().is_some() && reads) {
+        return Ok(());
+    }
+    let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
+    Err(Status::failure(403, "Forbidden", message))
+}
+
+/// Decides on a join.
+pub(crate) fn authorize_join(user: &User) -> Result<(), Status> {
+    if user.is_in(join::BOOTSTRAPPERS) || user.is_in(join::MASTERS) {
+        return Ok(());
+    }
+    authorize_path(user, "post", join::JOIN_PATH)
+}
+
+fn authorize_node(node: &str, asked: &Asked<'_>) -> Option<Guard> {
+    let Target { resource, namespace, name, subresource } = asked.target;
+    let is = |wanted: &Resource| *resource == wanted;
+    let reads = matches!(asked.verb, "get" | "list" | "watch");
+    let writes = matches!(asked.verb, "update" | "patch");
+    let no_subresource = subresource.is_empty();
+    if reads && no_subresource {
+        let readable = [
+            &NODES,
+            &PODS,
+            &SERVICES,
+            &ENDPOINT_SLICES,
+            &INGRESSES,
+            &NAMESPACES,
+            &SECRETS,
+            &CONFIG_MAPS,
+            &LEASES,
+        ];
+        return readable.into_iter().any(is).then_some(Guard::None);
+    }
+    if is(&NODES) && (no_subresource || subresource == "status") {
+        return match asked.verb {
+            "create" if no_subresource => Some(Guard::Named(node.to_owned())),
+            "update" | "patch" | "get" => (name == node).then_some(Guard::None),
+            _ => None,
+        };
+    }
+    if is(&PODS) {
+        let status = subresource == "status" && (writes || reads);
+        let delete = no_subresource && asked.verb == "delete";
+        return (status || delete).then(|| Guard::BoundTo(node.to_owned()));
+    }
+    if is(&LEASES) && namespace == NODE_LEASES && no_subresource {
+        return match asked.verb {
+            "create" => Some(Guard::Named(node.to_owned())),
+            "update" | "patch" => (name == node).then_some(Guard::None),
+            _ => None,
+        };
+    }
+    (is(&EVENTS) && no_subresource && (writes || asked.verb == "create")).then_some(Guard::None)
+}
+
+impl Asked<'_> {
+    fn forbidden(&self, detail: &str) -> Status {
+        let Target { resource, namespace, name, subresource } = self.target;
+        let sub = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
+        let place = if namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {namespace:?}")
+        };
+        let why = format!(
+            "User {:?} cannot {} resource \"{}{sub}\" in API group {:?} {place}{detail}",
+            self.user.name, self.verb, resource.plural, resource.group
+        );
+        Status::forbidden(resource, name, &why)
+    }
+
+    /// Checks what only the writer can: the stored object and the one that is sent.
+    ///
+    /// # Errors
+    /// 403 in Kubernetes' words.
+    pub(crate) fn check(&self, guard: &Guard, view: &dyn Read, sent: Option<&Value>) -> Result<(), Status> {
+        match guard {
+            Guard::None => Ok(()),
+            Guard::Named(wanted) => {
+                let name = sent.and_then(|sent| sent.pointer("/metadata/name")).and_then(Value::as_str);
+                if name == Some(wanted) {
+                    return Ok(());
+                }
+                Err(self.forbidden(&format!(": node {wanted:?} can only write objects of its own name")))
+            }
+            Guard::BoundTo(node) => {
+                let key = ObjectKey::new(&*self.target.namespace, &*self.target.name);
+                // What is not there is answered by the registry, as for everybody.
+                let Some(stored) = view.get(&self.target.resource.storage_key(&key)) else { return Ok(()) };
+                let pod: Value = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
+                if pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node) {
+                    return Ok(());
+                }
+                Err(self.forbidden(&format!(": node {node:?} can only write pods that are bound to it")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::{Route, parse};
+
+    fn decide(user: &User, verb: &'static str, path: &str) -> Result<Guard, String> {
+        let Ok(Route::Resource(target)) = parse(path) else { panic!("{path}") };
+        authorize(&Asked { user, verb, target: &target }).map_err(|status| status.message)
+    }
+
+    #[test]
+    fn nodes_read_what_they_need_and_write_only_their_own() {
+        let node = User::new("system:node:n1", join::NODES);
+        let own = Ok(Guard::None);
+        for path in ["/api/v1/services", "/api/v1/pods", "/api/v1/nodes/n2", "/api/v1/namespaces/a/secrets/x"]
+        {
+            assert_eq!(decide(&node, if path.matches('/').count() > 3 { "get" } else { "watch" }, path), own);
+        }
+        assert_eq!(decide(&node, "patch", "/api/v1/nodes/n1/status"), own);
+        assert_eq!(decide(&node, "create", "/api/v1/nodes"), Ok(Guard::Named("n1".into())));
+        let pods = "/api/v1/namespaces/a/pods/x";
+        assert_eq!(decide(&node, "patch", &format!("{pods}/status")), Ok(Guard::BoundTo("n1".into())));
+        assert_eq!(decide(&node, "delete", pods), Ok(Guard::BoundTo("n1".into())));
+        let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
+        assert_eq!(decide(&node, "update", lease), own);
+        assert_eq!(decide(&node, "create", "/api/v1/namespaces/a/events"), own);
+        for (verb, path) in [
+            ("patch", "/api/v1/nodes/n2/status"),
+            ("delete", "/api/v1/nodes/n1"),
+            ("create", "/api/v1/namespaces/a/pods"),
+            ("update", pods),
+            ("create", "/api/v1/namespaces/a/pods/x/binding"),
+            ("get", "/api/v1/namespaces/a/pods/x/exec"),
+            ("update", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n2"),
+            ("update", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/n1"),
+            ("create", "/api/v1/namespaces/a/services"),
+            ("update", "/api/v1/namespaces/a/services/x/status"),
+            ("deletecollection", "/api/v1/namespaces/a/pods"),
+        ] {
+            assert!(decide(&node, verb, path).is_err(), "{verb} {path}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_kubernetes_words() {
+        let nobody = User::new("jane", "developers");
+        assert_eq!(
+            decide(&nobody, "list", "/api/v1/namespaces/default/pods"),
+            Err(r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#
+                .to_owned())
+        );
+        assert_eq!(
+            decide(&nobody, "get", "/api/v1/nodes/n1"),
+            Err(r#"nodes "n1" is forbidden: User "jane" cannot get resource "nodes" in API group "" at the cluster scope"#
+                .to_owned())
+        );
+        // A name alone makes no node: the organisation is what the CA vouches for.
+        assert!(decide(&User::new("system:node:n1", "developers"), "list", "/api/v1/pods").is_err());
+    }
+}

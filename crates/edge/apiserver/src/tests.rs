@@ -1,0 +1,10 @@
+//! The API through real TLS sockets.
+
+mod auth;
+mod harness;
+mod join;
+mod kubectl;
+mod lists;
+mod proxy;
+mod watches;
+mod writes;

@@ -1,0 +1,107 @@
+//! The real kubectl against the API, where it is installed.
+
+use super::harness::{SERVICES, Server};
+use serde_json::json;
+use std::{path::Path, process::Stdio};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+const WEB: &str = "apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+  - {name: dns, port: 53, protocol: UDP}
+";
+
+struct Kubectl<'a> {
+    home: &'a Path,
+}
+
+impl Kubectl<'_> {
+    /// Runs a command; returns whether it succeeded, and all it printed.
+    async fn run(&self, words: &str, input: &str) -> (bool, String) {
+        let mut child = Command::new("kubectl")
+            .args(words.split(' '))
+            .env("KUBECONFIG", self.home.join("config"))
+            .env("HOME", self.home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    async fn ok(&self, words: &str, input: &str) -> String {
+        let (ok, text) = self.run(words, input).await;
+        assert!(ok, "kubectl {words}: {text}");
+        text
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_works() {
+    let found = Command::new("kubectl").args(["version", "--client"]).output().await;
+    if found.is_err() {
+        println!("skipped: no kubectl");
+        return;
+    }
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let config = server.pki.admin_kubeconfig(&format!("https://{}", server.address));
+    std::fs::write(home.path().join("config"), config).unwrap();
+    let kubectl = Kubectl { home: home.path() };
+
+    assert_eq!(kubectl.ok("apply -f -", WEB).await, "service/web created\n");
+    assert_eq!(kubectl.ok("apply -f -", WEB).await, "service/web unchanged\n");
+    let changed = WEB.replace("port: 53", "port: 54");
+    assert_eq!(kubectl.ok("apply -f -", &changed).await, "service/web configured\n");
+    let mut admin = server.admin().await;
+    let stored = admin.get(&format!("{SERVICES}/web")).await.expect(200);
+    let ports: Vec<_> =
+        stored["spec"]["ports"].as_array().unwrap().iter().map(|p| p["port"].clone()).collect();
+    assert_eq!(ports, [json!(80), json!(54)]);
+
+    let table = kubectl.ok("get services", "").await;
+    assert!(table.starts_with("NAME   TYPE       CLUSTER-IP"), "{table}");
+    assert!(table.contains("80:3"), "{table}");
+    assert_eq!(kubectl.ok("get svc -l app=web -o name", "").await, "service/web\n");
+    assert!(kubectl.ok("get svc web -o yaml", "").await.contains("clusterIP: 10.43."));
+    assert!(kubectl.ok("get all,endpointslices,ingresses -A", "").await.contains("service/web"));
+    assert!(kubectl.ok("describe svc web", "").await.contains("TargetPort:"));
+    assert!(kubectl.ok("get ns", "").await.contains("kube-node-lease"));
+    assert!(kubectl.ok("explain service.spec.clusterIP", "").await.contains("clusterIP"));
+    assert!(kubectl.ok("api-resources", "").await.contains("endpointslices"));
+    assert!(kubectl.ok("label svc web tier=front", "").await.contains("labeled"));
+    assert!(kubectl.ok("diff -f -", &changed).await.is_empty());
+
+    let (ok, text) = kubectl.run("apply -f -", &WEB.replace("targetPort", "tragetPort")).await;
+    assert!(!ok && text.contains("unknown field \"spec.ports[0].tragetPort\""), "{text}");
+    let (ok, text) = kubectl.run("apply -f -", &WEB.replace("port: 80", "port: 70000")).await;
+    assert!(!ok && text.contains("spec.ports[0].port"), "{text}");
+    let (ok, text) = kubectl.run("get pods nothing", "").await;
+    assert!(!ok && text.contains("pods \"nothing\" not found"), "{text}");
+
+    let watching = kubectl.ok("get svc -w --output-watch-events --request-timeout=3s", "");
+    let later = async {
+        // The watch has told of what was there when it is counted.
+        while !admin.get("/metrics").await.text.contains("apiserver_watchers 1") {
+            tokio::task::yield_now().await;
+        }
+        admin.delete(&format!("{SERVICES}/web")).await.expect(200);
+    };
+    let (told, ()) = tokio::join!(watching, later);
+    assert!(told.contains("ADDED") && told.contains("DELETED"), "{told}");
+    assert_eq!(kubectl.ok("apply -f -", WEB).await, "service/web created\n");
+    assert_eq!(kubectl.ok("delete svc web", "").await, "service \"web\" deleted\n");
+    server.stop().await;
+}

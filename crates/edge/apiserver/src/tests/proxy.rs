@@ -1,0 +1,118 @@
+use super::harness::Server;
+use axum::{Router, extract::Request, response::Response, routing::get};
+use http::{Method, StatusCode, header};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use minisvc_store::Limits;
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use serde_json::json;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A node's server that echoes: its log is the request's path, what is sent to exec comes back.
+async fn echo(mut request: Request) -> Response {
+    if request.headers().contains_key(header::UPGRADE) {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let io = TokioIo::new(upgrade.await.unwrap());
+            let (mut reader, mut writer) = tokio::io::split(io);
+            tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+        });
+        let protocol = request.headers()[header::SEC_WEBSOCKET_PROTOCOL].clone();
+        return Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::UPGRADE, "websocket")
+            .header(header::CONNECTION, "upgrade")
+            .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
+            .body(axum::body::Body::empty())
+            .unwrap();
+    }
+    Response::new(request.uri().to_string().into())
+}
+
+async fn serve_node(listener: tokio::net::TcpListener, server: &Server) {
+    let mut roots = RootCertStore::empty();
+    roots.add(server.pki.ca_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+    let address = listener.local_addr().unwrap().ip();
+    let (key, csr) = crate::pki::node_request("node1").unwrap();
+    let certificate = server.pki.sign_node(&csr, "node1", address, jiff::Timestamp::now()).unwrap();
+    let (chain, key) = crate::Identity { certificate, key }.tls().unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let router = Router::new().route("/{*path}", get(echo));
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+                    .with_upgrades()
+                    .await
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn logs_and_exec_go_to_the_node_of_the_pod() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = Server::start_with(Limits::default(), port).await;
+    serve_node(listener, &server).await;
+    let mut admin = server.admin().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}});
+    admin.post("/api/v1/nodes", &node).await.expect(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    for (name, on, containers) in [("one", "node1", 1), ("two", "node1", 2), ("waiting", "", 1)] {
+        let containers: Vec<_> =
+            (0..containers).map(|n| json!({"name": format!("c{n}"), "image": "echo"})).collect();
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"containers": containers}});
+        if !on.is_empty() {
+            pod["spec"]["nodeName"] = on.into();
+        }
+        admin.post(pods, &pod).await.expect(201);
+    }
+    let early = admin.get(&format!("{pods}/one/log")).await;
+    assert_eq!(early.code, 503, "{}", early.text);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
+    admin.patch("/api/v1/nodes/node1/status", "merge-patch", &status).await.expect(200);
+    let log = admin.get(&format!("{pods}/one/log?tailLines=5")).await;
+    assert_eq!((log.code, log.text.as_str()), (200, "/containerLogs/default/one/c0?tailLines=5"));
+    let which = admin.get(&format!("{pods}/two/log")).await;
+    assert_eq!(which.code, 400);
+    assert!(which.message().contains("choose one of: [c0 c1]"), "{}", which.message());
+    assert_eq!(admin.get(&format!("{pods}/two/log?container=c1")).await.code, 200);
+    assert_eq!(admin.get(&format!("{pods}/two/log?container=c9")).await.code, 400);
+    assert_eq!(admin.get(&format!("{pods}/waiting/log")).await.code, 400);
+    assert_eq!(admin.get(&format!("{pods}/missing/log")).await.code, 404);
+
+    admin.headers.insert(header::UPGRADE, "SPDY/3.1".parse().unwrap());
+    admin.headers.insert(header::CONNECTION, "upgrade".parse().unwrap());
+    let spdy = admin.send(Method::POST, &format!("{pods}/one/exec?command=sh"), "", "").await;
+    assert_eq!(spdy.code, 400);
+    assert!(spdy.message().contains("WebSocket"), "{}", spdy.message());
+
+    let mut admin = server.admin().await;
+    admin.headers.insert(header::UPGRADE, "websocket".parse().unwrap());
+    admin.headers.insert(header::CONNECTION, "upgrade".parse().unwrap());
+    admin.headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "v5.channel.k8s.io".parse().unwrap());
+    let answer = admin.raw(Method::GET, &format!("{pods}/one/exec?command=sh"), "", "").await;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()[header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    stream.write_all(b"any bytes at all").await.unwrap();
+    let mut back = [0; 16];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"any bytes at all");
+    server.stop().await;
+}

@@ -1,0 +1,308 @@
+//! Rounds: which controllers plan on a snapshot, and which of their writes are sent.
+
+use crate::{
+    IN_FLIGHT_MAX, ManagerConfig,
+    apply::apply,
+    ledger::{Controller, Ledger, Outcome, Target, target},
+};
+use jiff::Timestamp;
+use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
+use minisvc_client::ApiClient;
+use minisvc_controllers::{
+    Notice, Plan, Write, bootstrap, endpoint_slice, garbage, ingress_status, namespace, node_ipam,
+    node_lifecycle::{self, Observations},
+    scheduler, service_lb,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+/// Most writes that wait; what does not fit is planned again.
+const QUEUE_MAX: usize = 4096;
+/// Most Services whose slices are planned in one round.
+const SERVICES_MAX: usize = 256;
+/// A controller rests at least this many times as long as it planned.
+const REST: u32 = 4;
+/// How often silent nodes are looked for.
+const LIFECYCLE_EVERY: Duration = Duration::from_millis(250);
+/// How often every controller plans even if nothing seems to have changed.
+const ANYWAY_EVERY: Duration = Duration::from_secs(30);
+/// A longer pause between two rounds means that we were stopped, or that the clock was set.
+const GAP_MAX_SECONDS: f64 = 2.0;
+
+type Kinds = fn(&Snapshot, &Snapshot) -> bool;
+
+/// The controllers that plan on the whole snapshot, and whether two snapshots are the same to them.
+const WHOLE: [(Controller, Kinds); 8] = [
+    (Controller::Bootstrap, |a, b| {
+        a.namespaces.ptr_eq(&b.namespaces)
+            && a.services.ptr_eq(&b.services)
+            && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
+    }),
+    (Controller::NodeLifecycle, |a, b| a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods)),
+    (Controller::Scheduler, |a, b| {
+        a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods) && a.services.ptr_eq(&b.services)
+    }),
+    (Controller::NodeIpam, |a, b| a.nodes.ptr_eq(&b.nodes)),
+    (Controller::ServiceLb, |a, b| a.services.ptr_eq(&b.services)),
+    (Controller::IngressStatus, |a, b| a.ingresses.ptr_eq(&b.ingresses) && a.nodes.ptr_eq(&b.nodes)),
+    (Controller::Namespace, |a, b| a.namespaces.ptr_eq(&b.namespaces)),
+    (Controller::Garbage, |a, b| {
+        a.pods.ptr_eq(&b.pods)
+            && a.services.ptr_eq(&b.services)
+            && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
+            && a.nodes.ptr_eq(&b.nodes)
+            && a.ingresses.ptr_eq(&b.ingresses)
+            && a.leases.len() == b.leases.len()
+    }),
+];
+
+struct Queued {
+    write: Write,
+    notices: Vec<Notice>,
+    /// Whose slice it is.
+    service: Option<ObjectKey>,
+}
+
+/// When a controller planned last, and on what.
+struct Turn {
+    on: Arc<Synced<Snapshot>>,
+    at: Instant,
+    not_before: Instant,
+    again: bool,
+}
+
+/// One write on its way: what it is to, whose slices it holds, how it ended.
+struct Flight {
+    target: Target,
+    service: Option<ObjectKey>,
+    outcome: Outcome,
+}
+
+pub(crate) struct Rounds {
+    client: ApiClient,
+    config: ManagerConfig,
+    notices: mpsc::Sender<Notice>,
+    ledger: Ledger,
+    queues: BTreeMap<Controller, VecDeque<Queued>>,
+    /// Whose write was sent last.
+    sent: Option<Controller>,
+    flights: JoinSet<Flight>,
+    landed: Vec<Flight>,
+    seen: Observations,
+    clock: Option<Timestamp>,
+    turns: BTreeMap<Controller, Turn>,
+    sliced: Option<Arc<Synced<Snapshot>>>,
+    dirty: BTreeSet<ObjectKey>,
+    /// The dirty Service looked at last, so that those that must wait do not keep others waiting.
+    cursor: ObjectKey,
+    bootstrapped: bool,
+}
+
+impl Rounds {
+    pub(crate) fn new(client: ApiClient, config: ManagerConfig, notices: mpsc::Sender<Notice>) -> Self {
+        Self {
+            client,
+            config,
+            notices,
+            ledger: Ledger::default(),
+            queues: BTreeMap::new(),
+            sent: None,
+            flights: JoinSet::new(),
+            landed: Vec::new(),
+            seen: Observations::default(),
+            clock: None,
+            turns: BTreeMap::new(),
+            sliced: None,
+            dirty: BTreeSet::new(),
+            cursor: ObjectKey::default(),
+            bootstrapped: false,
+        }
+    }
+
+    /// Whether the last bootstrap plan had nothing left to do.
+    pub(crate) fn is_bootstrapped(&self) -> bool {
+        self.bootstrapped
+    }
+
+    /// Waits until a write has ended; for ever if none is under way. Cancel-safe.
+    pub(crate) async fn landed(&mut self) {
+        match self.flights.join_next().await {
+            Some(Ok(flight)) => self.landed.push(flight),
+            Some(Err(error)) => tracing::error!(%error, "a write ended abnormally"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Plans on `snapshot` what is due, and sends what there is room for. `blind`: the snapshot may be old.
+    pub(crate) fn round(&mut self, snapshot: &Arc<Synced<Snapshot>>, blind: bool, now: Instant) {
+        let time = Timestamp::now();
+        while let Some(done) = self.flights.try_join_next() {
+            match done {
+                Ok(flight) => self.landed.push(flight),
+                Err(error) => tracing::error!(%error, "a write ended abnormally"),
+            }
+        }
+        for flight in std::mem::take(&mut self.landed) {
+            self.ledger.ended(&flight.target, flight.outcome, now);
+            if flight.outcome == Outcome::Failed {
+                // What failed is planned again once its pause is over.
+                self.dirty.extend(flight.service);
+                self.turns.values_mut().for_each(|turn| turn.again = true);
+            }
+        }
+        self.ledger.seen(snapshot, now);
+        self.look(snapshot, blind, time);
+        self.slices(snapshot, now);
+        for (controller, same) in WHOLE {
+            if self.is_due(controller, same, snapshot, now) {
+                self.whole(controller, snapshot, time, now);
+            }
+        }
+        self.send();
+    }
+
+    fn look(&mut self, snapshot: &Snapshot, blind: bool, time: Timestamp) {
+        let gap = self.clock.map_or(0.0, |last| time.duration_since(last).as_secs_f64());
+        self.clock = Some(time);
+        self.seen.observe(snapshot, time);
+        if blind || !(0.0..GAP_MAX_SECONDS).contains(&gap) {
+            self.seen.blind(time);
+        }
+    }
+
+    fn is_due(
+        &self,
+        controller: Controller,
+        same: Kinds,
+        snapshot: &Arc<Synced<Snapshot>>,
+        now: Instant,
+    ) -> bool {
+        let exclusive = matches!(controller, Controller::NodeIpam | Controller::ServiceLb);
+        if exclusive && self.ledger.is_busy(controller) {
+            return false;
+        }
+        let Some(turn) = self.turns.get(&controller) else { return true };
+        let rest = now.saturating_duration_since(turn.at);
+        let timed =
+            rest >= ANYWAY_EVERY || (controller == Controller::NodeLifecycle && rest >= LIFECYCLE_EVERY);
+        now >= turn.not_before && (turn.again || timed || !same(&turn.on, snapshot))
+    }
+
+    fn whole(
+        &mut self,
+        controller: Controller,
+        snapshot: &Arc<Synced<Snapshot>>,
+        time: Timestamp,
+        now: Instant,
+    ) {
+        let config = &self.config;
+        let plan = match controller {
+            Controller::Bootstrap => bootstrap::plan(snapshot, &config.cluster, config.api_server),
+            Controller::NodeLifecycle => node_lifecycle::plan(snapshot, &self.seen, &config.grace, time),
+            Controller::Scheduler => scheduler::plan(snapshot, time),
+            Controller::NodeIpam => node_ipam::plan(snapshot, &config.cluster),
+            Controller::ServiceLb => service_lb::plan(snapshot, &config.cluster),
+            Controller::IngressStatus => ingress_status::plan(snapshot),
+            Controller::Namespace => namespace::plan(snapshot),
+            Controller::Garbage => garbage::plan(snapshot),
+            Controller::EndpointSlice => endpoint_slice::plan(snapshot),
+        };
+        if controller == Controller::Bootstrap {
+            self.bootstrapped = plan.is_settled();
+        }
+        let again = self.enqueue(controller, plan, None, now);
+        let ended = Instant::now();
+        let turn = Turn {
+            on: Arc::clone(snapshot),
+            at: now,
+            not_before: ended + ended.saturating_duration_since(now).min(Duration::from_secs(1)) * REST,
+            again,
+        };
+        self.turns.insert(controller, turn);
+    }
+
+    /// Queues what can be sent; returns whether something was left out.
+    fn enqueue(
+        &mut self,
+        controller: Controller,
+        plan: Plan,
+        service: Option<&ObjectKey>,
+        now: Instant,
+    ) -> bool {
+        let mut told: BTreeMap<Target, Vec<Notice>> = BTreeMap::new();
+        for notice in plan.notices {
+            if notice.with_write {
+                told.entry((notice.resource.plural, notice.key.clone())).or_default().push(notice);
+            } else if self.notices.try_send(notice).is_err() {
+                tracing::debug!("too much to tell: an event is dropped");
+            }
+        }
+        let mut left_out = false;
+        for write in plan.writes {
+            let queue = self.queues.entry(controller).or_default();
+            if queue.len() >= QUEUE_MAX || !self.ledger.admit(controller, &write, now) {
+                left_out = true;
+                continue;
+            }
+            let notices = told.remove(&target(&write)).unwrap_or_default();
+            queue.push_back(Queued { write, notices, service: service.cloned() });
+        }
+        left_out
+    }
+
+    fn slices(&mut self, snapshot: &Arc<Synced<Snapshot>>, now: Instant) {
+        match self.sliced.replace(Arc::clone(snapshot)) {
+            Some(last) if Arc::ptr_eq(&last, snapshot) => {}
+            Some(last) => self.dirty.extend(endpoint_slice::dirty(&last, snapshot)),
+            None => self.dirty.extend(endpoint_slice::dirty(&Snapshot::default(), snapshot)),
+        }
+        if self.dirty.is_empty() {
+            return;
+        }
+        let after = self.dirty.range((Bound::Excluded(&self.cursor), Bound::Unbounded));
+        let before = self.dirty.range(..=&self.cursor);
+        let part: Vec<ObjectKey> = after.chain(before).take(SERVICES_MAX).cloned().collect();
+        if let Some(last) = part.last() {
+            self.cursor = last.clone();
+        }
+        for (service, writes) in endpoint_slice::plan_each(snapshot, part.iter()) {
+            let plan = Plan { writes, notices: Vec::new() };
+            if !self.enqueue(Controller::EndpointSlice, plan, Some(&service), now) {
+                self.dirty.remove(&service);
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        while self.flights.len() < IN_FLIGHT_MAX {
+            // One of each controller in turn: a flood of one does not hold up the others.
+            let turn = self.sent;
+            let next = self.queues.keys().copied().find(|controller| Some(*controller) > turn);
+            let Some(controller) = next.or_else(|| self.queues.keys().next().copied()) else { return };
+            self.sent = Some(controller);
+            let Some(queue) = self.queues.get_mut(&controller) else { return };
+            let taken = queue.pop_front();
+            if queue.is_empty() {
+                self.queues.remove(&controller);
+            }
+            let Some(Queued { write, notices, service }) = taken else { continue };
+            let (client, sender) = (self.client.clone(), self.notices.clone());
+            self.flights.spawn(async move {
+                let outcome = apply(&client, &write).await;
+                if outcome != Outcome::Failed {
+                    for notice in notices {
+                        if sender.try_send(notice).is_err() {
+                            tracing::debug!("too much to tell: an event is dropped");
+                        }
+                    }
+                }
+                Flight { target: target(&write), service, outcome }
+            });
+        }
+    }
+}

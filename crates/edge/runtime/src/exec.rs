@@ -1,0 +1,131 @@
+//! Running one more program in a container: the helper that enters its namespaces, and the server's end of it.
+//!
+//! Helper and server talk over a socket pair: one JSON [`Order`] in, one JSON [`Outcome`] line out. The
+//! socket's end tells the helper that nobody wants the program any more, and it kills it, whether the
+//! client went away or the server died.
+
+pub(crate) mod helper;
+
+use crate::{exe::Executable, hidden, record::ProcessId, sys};
+use nix::pty::openpty;
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::Stdio,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+};
+
+/// Longest order and outcome, in bytes.
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// What to run, and where.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Process 1 of the container.
+    pub(crate) process: ProcessId,
+    /// Command and arguments.
+    pub(crate) argv: Vec<String>,
+    /// The container's environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// Where to start.
+    pub(crate) working_dir: String,
+    /// Whether descriptor 0 is a terminal to take over.
+    pub(crate) tty: bool,
+}
+
+/// How it went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// The program ran and ended; 128 + signal if a signal ended it.
+    Exit(i32),
+    /// The program could not be run.
+    Failed(String),
+}
+
+/// The streams of a running program.
+pub(crate) enum Streams {
+    /// Three pipes.
+    Pipes {
+        /// Write here.
+        stdin: Option<ChildStdin>,
+        /// Read here.
+        stdout: Option<ChildStdout>,
+        /// Read here.
+        stderr: Option<ChildStderr>,
+    },
+    /// The master side of a terminal, non-blocking.
+    Terminal(OwnedFd),
+}
+
+/// A program running in a container. Dropping it kills the program.
+pub(crate) struct Session {
+    /// Its streams.
+    pub(crate) streams: Streams,
+    child: Child,
+    control: BufReader<UnixStream>,
+}
+
+impl Session {
+    /// Starts the helper. That the program itself could not be run is told by [`Session::outcome`].
+    pub(crate) async fn start(executable: &Executable, order: &Order) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut control = UnixStream::from_std(ours)?;
+        let mut command = Command::new(executable.path());
+        command
+            .arg0("minisvc")
+            .arg(hidden::EXEC)
+            .arg(theirs.as_raw_fd().to_string())
+            .env_clear()
+            .kill_on_drop(false);
+        sys::keep_across_exec(&mut command, theirs.as_fd());
+        let terminal = if order.tty {
+            let pty = openpty(None, None)?;
+            let slave = || pty.slave.try_clone().map(Stdio::from);
+            command.stdin(slave()?).stdout(slave()?).stderr(slave()?);
+            nix::fcntl::fcntl(&pty.master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+            nix::fcntl::fcntl(&pty.master, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+            Some(pty.master)
+        } else {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            None
+        };
+        let mut child = command.spawn()?;
+        // Our copies of the terminal's slave side go with the command: its end must be seen on the master.
+        drop((command, theirs));
+        let mut text = serde_json::to_vec(order)?;
+        text.push(b'\n');
+        control.write_all(&text).await?;
+        let streams = match terminal {
+            Some(master) => Streams::Terminal(master),
+            None => Streams::Pipes {
+                stdin: child.stdin.take(),
+                stdout: child.stdout.take(),
+                stderr: child.stderr.take(),
+            },
+        };
+        Ok(Self { streams, child, control: BufReader::new(control) })
+    }
+
+    /// Splits off the streams, so that they can be copied while the outcome is awaited.
+    pub(crate) fn take_streams(&mut self) -> Streams {
+        std::mem::replace(&mut self.streams, Streams::Pipes { stdin: None, stdout: None, stderr: None })
+    }
+
+    /// Waits for the program's end.
+    pub(crate) async fn outcome(&mut self) -> Outcome {
+        let mut line = String::new();
+        let read = (&mut self.control).take(MESSAGE_BYTES_MAX).read_line(&mut line).await;
+        let _ = self.child.wait().await;
+        match (read, serde_json::from_str(&line)) {
+            (_, Ok(outcome)) => outcome,
+            (Err(error), _) => Outcome::Failed(format!("read the exec helper's report: {error}")),
+            (Ok(_), Err(_)) => Outcome::Failed("the exec helper ended without a report".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! `/exec`: one program in a container, its streams on one WebSocket.
+//!
+//! Every buffer is one read long, and a slow client slows the program's pipe, not this server's memory. When the
+//! client goes away the session is dropped, which kills the program.
+
+use super::{
+    Refusal, Target,
+    channels::{self, Input},
+    find,
+    query::Query,
+};
+use crate::{
+    exec::{Order, Session, Streams},
+    runtime::Runtime,
+    sys,
+};
+use axum::{
+    extract::{
+        Path, RawQuery, State,
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    response::Response,
+};
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt, stream::SplitStream};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, unix::AsyncFd},
+    sync::{Semaphore, mpsc},
+};
+
+/// Largest message from a client, in bytes.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes read from the program at once.
+const READ_BYTES: usize = 16 << 10;
+/// Sessions at a time on this node; more are refused.
+static SESSIONS: Semaphore = Semaphore::const_new(256);
+/// How long output is still copied after the program has ended.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// How often an idle client is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// SPDY, kubectl's older way, is not served.
+pub(super) async fn refuse_spdy() -> Refusal {
+    Refusal::bad_request(format!(
+        "unable to upgrade: exec is served over WebSocket only (GET, {})",
+        channels::PROTOCOLS.join(" or ")
+    ))
+}
+
+struct Wanted {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+impl Wanted {
+    /// The kubelet's names (`input`, `output`, `error`) and the API's (`stdin`, `stdout`, `stderr`).
+    fn from(query: &Query) -> Result<Self, String> {
+        let either = |one, other| Ok::<bool, String>(query.flag(one)? || query.flag(other)?);
+        let tty = query.flag("tty")?;
+        let wanted = Self {
+            stdin: either("input", "stdin")?,
+            stdout: either("output", "stdout")?,
+            stderr: either("error", "stderr")? && !tty,
+            tty,
+        };
+        if !(wanted.stdin || wanted.stdout || wanted.stderr) {
+            return Err("you must specify at least 1 of stdin, stdout, stderr".to_owned());
+        }
+        Ok(wanted)
+    }
+}
+
+pub(super) async fn exec(
+    State(runtime): State<Runtime>,
+    Path(target): Path<Target>,
+    RawQuery(query): RawQuery,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    let query = Query::parse(query.as_deref().unwrap_or_default());
+    let wanted = Wanted::from(&query).map_err(Refusal::bad_request)?;
+    let argv = query.all("command");
+    if argv.is_empty() {
+        return Err(Refusal::bad_request("you must specify at least one command for the container"));
+    }
+    let (pod, container) = find(&runtime, &target)?;
+    let (Some(process), Some((env, working_dir))) =
+        (container.process, runtime.process_settings(&pod, &container.name))
+    else {
+        return Err(Refusal::not_found(format!("container not found ({:?})", container.name)));
+    };
+    let order = Order { process, argv, env, working_dir, tty: wanted.tty };
+    let upgrade = upgrade
+        .map_err(|error| Refusal::bad_request(format!("unable to upgrade: {error}")))?
+        .protocols(channels::PROTOCOLS)
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * READ_BYTES);
+    if upgrade.selected_protocol().is_none() {
+        return Err(Refusal::bad_request(format!(
+            "unable to upgrade: the client must offer the WebSocket protocol {}",
+            channels::PROTOCOLS.join(" or ")
+        )));
+    }
+    let permit = SESSIONS.try_acquire().map_err(|_| Refusal {
+        status: http::StatusCode::TOO_MANY_REQUESTS,
+        text: "too many exec sessions on this node".to_owned(),
+    })?;
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        run(socket, &runtime, &order, &wanted).await;
+        drop(permit);
+    }))
+}
+
+/// Runs a session to the program's or the client's end.
+async fn run(socket: WebSocket, runtime: &Runtime, order: &Order, wanted: &Wanted) {
+    let (mut sink, stream) = socket.split();
+    let (messages, mut outgoing) = mpsc::channel::<Message>(4);
+    let writer = async move {
+        while let Some(message) = outgoing.recv().await {
+            let last = matches!(message, Message::Close(_));
+            if sink.send(message).await.is_err() || last {
+                break;
+            }
+        }
+        let _ = sink.close().await;
+    };
+    let session = session(stream, messages, runtime, order, wanted);
+    tokio::join!(writer, session);
+}
+
+async fn session(
+    mut stream: SplitStream<WebSocket>,
+    messages: mpsc::Sender<Message>,
+    runtime: &Runtime,
+    order: &Order,
+    wanted: &Wanted,
+) {
+    // An empty message tells the client that the session stands.
+    let first = if wanted.stdout { channels::STDOUT } else { channels::ERROR };
+    if messages.send(Message::Binary(channels::message(first, b""))).await.is_err() {
+        return;
+    }
+    let outcome = match Session::start(runtime.executable(), order).await {
+        Err(error) => crate::exec::Outcome::Failed(format!("start the exec helper: {error}")),
+        Ok(mut session) => {
+            let streams = session.take_streams();
+            let (input, outputs, terminal) = split(streams, wanted);
+            let copy_out = outputs
+                .into_iter()
+                .map(|(channel, reader, shown)| copy_out(channel, reader, shown.then(|| messages.clone())));
+            let program = async {
+                let mut copies = std::pin::pin!(futures::future::join_all(copy_out));
+                let mut copied = false;
+                let mut outcome = std::pin::pin!(session.outcome());
+                loop {
+                    tokio::select! {
+                        outcome = outcome.as_mut() => {
+                            // What it has left running in the background may hold its output open.
+                            if !copied {
+                                let _ = tokio::time::timeout(DRAIN_MAX, copies.as_mut()).await;
+                            }
+                            break outcome;
+                        }
+                        _ = copies.as_mut(), if !copied => copied = true,
+                    }
+                }
+            };
+            let client = copy_in(&mut stream, input, terminal, &messages);
+            tokio::select! {
+                outcome = program => outcome,
+                // The client is gone; dropping the session kills the program.
+                () = client => return,
+            }
+        }
+    };
+    let _ = messages.send(Message::Binary(channels::status(&outcome))).await;
+    let close = CloseFrame { code: axum::extract::ws::close_code::NORMAL, reason: "".into() };
+    let _ = messages.send(Message::Close(Some(close))).await;
+    drop(messages);
+    // Wait for the client's own close, so that ours is not lost to a reset.
+    let closed = async { while let Some(Ok(_)) = stream.next().await {} };
+    let _ = tokio::time::timeout(Duration::from_secs(2), closed).await;
+}
+
+type Reader = Pin<Box<dyn AsyncRead + Send>>;
+type Writer = Pin<Box<dyn AsyncWrite + Send>>;
+
+/// Channel, source, and whether the client wants it.
+type OutputOf = (u8, Reader, bool);
+
+/// Input, outputs, and the terminal if there is one.
+fn split(streams: Streams, wanted: &Wanted) -> (Option<Writer>, Vec<OutputOf>, Option<OwnedFd>) {
+    match streams {
+        Streams::Pipes { stdin, stdout, stderr } => {
+            let mut outputs: Vec<OutputOf> = Vec::new();
+            if let Some(stdout) = stdout {
+                outputs.push((channels::STDOUT, Box::pin(stdout), wanted.stdout));
+            }
+            if let Some(stderr) = stderr {
+                outputs.push((channels::STDERR, Box::pin(stderr), wanted.stderr));
+            }
+            let input = stdin.filter(|_| wanted.stdin).map(|stdin| Box::pin(stdin) as Writer);
+            (input, outputs, None)
+        }
+        Streams::Terminal(master) => {
+            // One registration a descriptor, so each side gets its own.
+            let side = || master.try_clone().and_then(sys::watch_fd).ok().map(Terminal);
+            let output =
+                side().map(|terminal| (channels::STDOUT, Box::pin(terminal) as Reader, wanted.stdout));
+            let input = side().filter(|_| wanted.stdin).map(|terminal| Box::pin(terminal) as Writer);
+            (input, output.into_iter().collect(), Some(master))
+        }
+    }
+}
+
+/// Copies to the client; reads on without sending what it does not want, so that the program is not blocked.
+async fn copy_out(channel: u8, mut reader: Reader, messages: Option<mpsc::Sender<Message>>) {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match reader.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => {
+                if let Some(messages) = &messages {
+                    let message = Message::Binary(channels::message(channel, &buffer[..length]));
+                    if messages.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Written {
+    All,
+    /// The program reads no more.
+    NoReader,
+    /// Nobody is there who could be answered.
+    NoClient,
+}
+
+/// Writes to a program that may not read for long, while looking whether the client is still there.
+async fn write_while_present(writer: &mut Writer, bytes: &[u8], messages: &mpsc::Sender<Message>) -> Written {
+    let mut write = std::pin::pin!(writer.write_all(bytes));
+    loop {
+        match tokio::time::timeout(PING_EVERY, write.as_mut()).await {
+            Ok(Ok(())) => return Written::All,
+            Ok(Err(_)) => return Written::NoReader,
+            Err(_) if messages.send(Message::Ping(Bytes::new())).await.is_err() => return Written::NoClient,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Copies from the client. Returns when it is gone.
+async fn copy_in(
+    stream: &mut SplitStream<WebSocket>,
+    mut input: Option<Writer>,
+    terminal: Option<OwnedFd>,
+    messages: &mpsc::Sender<Message>,
+) {
+    loop {
+        let message = match tokio::time::timeout(PING_EVERY, stream.next()).await {
+            Err(_) => {
+                if messages.send(Message::Ping(Bytes::new())).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Ok(Some(Ok(message))) => message,
+            Ok(_) => return,
+        };
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Close(_) => return,
+            _ => continue,
+        };
+        match channels::read(bytes) {
+            Input::Stdin(bytes) => {
+                if let Some(writer) = &mut input {
+                    match write_while_present(writer, &bytes, messages).await {
+                        Written::All => {}
+                        Written::NoReader => input = None,
+                        Written::NoClient => return,
+                    }
+                }
+            }
+            Input::StdinClosed => {
+                if terminal.is_some()
+                    && let Some(writer) = &mut input
+                {
+                    let _ = writer.write_all(&[4]).await; // end of transmission, as a terminal has it
+                }
+                input = None;
+            }
+            Input::Resize(columns, rows) => {
+                if let Some(terminal) = &terminal {
+                    let _ = sys::set_window_size(terminal, columns, rows);
+                }
+            }
+            Input::Ignored => {}
+        }
+    }
+}
+
+/// The master side of a terminal as a stream.
+struct Terminal(AsyncFd<OwnedFd>);
+
+impl AsyncRead for Terminal {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        loop {
+            let mut guard = std::task::ready!(self.0.poll_read_ready(context))?;
+            let read = guard.try_io(|fd| {
+                nix::unistd::read(fd.get_ref().as_fd(), buffer.initialize_unfilled()).map_err(io::Error::from)
+            });
+            match read {
+                Ok(Ok(length)) => {
+                    buffer.advance(length);
+                    return std::task::Poll::Ready(Ok(()));
+                }
+                // The last program has closed its side: that is a terminal's end of file.
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => {
+                    return std::task::Poll::Ready(Ok(()));
+                }
+                Ok(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Terminal {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        loop {
+            let mut guard = std::task::ready!(self.0.poll_write_ready(context))?;
+            let wrote =
+                guard.try_io(|fd| nix::unistd::write(fd.get_ref().as_fd(), bytes).map_err(io::Error::from));
+            if let Ok(result) = wrote {
+                return std::task::Poll::Ready(result);
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,162 @@
+//! From a container's spec to a running shim.
+
+use super::{Inner, RuntimeConfig, state_path};
+use crate::{
+    error::Error,
+    files, hidden,
+    record::{ContainerSpec, PodBundle},
+    shim::{self, ShimBundle, ShimState},
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{io::AsyncReadExt, process::Command};
+
+/// Directory of a Pod's generated files, beside those of its containers.
+pub(super) const GENERATED_DIR: &str = "etc";
+/// A shim that has not started its container by then has failed.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Longest report of a shim, in bytes.
+const REPORT_BYTES_MAX: u64 = 256 << 10;
+
+/// Writes the files that are mounted over the image's: `/etc/resolv.conf`, `/etc/hosts`, `/etc/hostname`.
+pub(super) fn write_generated(pod_dir: &Path, bundle: &PodBundle) -> Result<(), Error> {
+    let dir = pod_dir.join(GENERATED_DIR);
+    files::create_dir(&dir)?;
+    for (name, text) in [
+        ("resolv.conf", bundle.dns.resolv_conf()),
+        ("hosts", bundle.hosts()),
+        ("hostname", format!("{}\n", bundle.hostname)),
+    ] {
+        let path = dir.join(name);
+        files::write_atomic(&path, text.as_bytes(), 0o644).map_err(|source| Error::Write { path, source })?;
+    }
+    Ok(())
+}
+
+/// The environment of a container: the host name, what `echo` answers with, then the spec's.
+pub(super) fn environment(
+    config: &RuntimeConfig,
+    bundle: &PodBundle,
+    spec: &ContainerSpec,
+) -> Vec<(String, String)> {
+    let mut env = vec![("HOSTNAME".to_owned(), bundle.hostname.clone())];
+    if config.images.resolve(spec).is_ok_and(|image| image.argv.is_empty()) {
+        env.push((
+            crate::echo::ENVIRONMENT.to_owned(),
+            crate::echo::settings(&config.node_name, bundle, spec),
+        ));
+    }
+    env.extend(spec.env.iter().cloned());
+    env
+}
+
+/// The directory a container starts in.
+pub(super) fn working_dir(spec: &ContainerSpec) -> String {
+    spec.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".to_owned())
+}
+
+/// Executes a shim for one run of a container, and waits for its word that the program runs.
+pub(super) async fn spawn(
+    inner: &Inner,
+    bundle: &PodBundle,
+    spec: &ContainerSpec,
+    image: crate::image::Resolved,
+    run: u32,
+) -> Result<ShimState, String> {
+    let path = prepare(inner, bundle, spec, image, run).map_err(|error| error.to_string())?;
+    let mut child = Command::new(inner.config.executable.path())
+        .arg0("minisvc")
+        .arg(hidden::SHIM)
+        .arg(&path)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("execute the shim: {error}"))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let read = async {
+        let mut report = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout.take(REPORT_BYTES_MAX).read_to_end(&mut report).await?;
+        }
+        let mut complaint = String::new();
+        if let Some(stderr) = stderr {
+            stderr.take(REPORT_BYTES_MAX).read_to_string(&mut complaint).await?;
+        }
+        child.wait().await?;
+        io::Result::Ok((report, complaint))
+    };
+    let (report, complaint) = tokio::time::timeout(START_MAX, read)
+        .await
+        .map_err(|_| format!("the shim did not start the container within {} s", START_MAX.as_secs()))?
+        .map_err(|error| format!("read the shim's report: {error}"))?;
+    serde_json::from_slice(&report).map_err(|_| match complaint.trim() {
+        "" => "the shim ended without a report".to_owned(),
+        complaint => complaint.to_owned(),
+    })
+}
+
+fn prepare(
+    inner: &Inner,
+    bundle: &PodBundle,
+    spec: &ContainerSpec,
+    image: crate::image::Resolved,
+    run: u32,
+) -> Result<PathBuf, Error> {
+    let pod_dir = inner.pod_dir(&bundle.uid);
+    let dir = inner.container_dir(&bundle.uid, &spec.name);
+    files::create_dir(&dir)?;
+    let log = inner.log_path(bundle, &spec.name, run);
+    if let Some(parent) = log.parent() {
+        files::create_dir(parent)?;
+        remove_old_logs(parent, run);
+    }
+    let state = state_path(&dir);
+    shim::forget_state(&state).map_err(|source| Error::Remove { path: state.clone(), source })?;
+    let config = &inner.config;
+    let masked = config.masked.iter().chain([&config.state_dir, &config.log_dir]).cloned().collect();
+    let generated = ["resolv.conf", "hosts", "hostname"]
+        .map(|name| (pod_dir.join(GENERATED_DIR).join(name), format!("/etc/{name}")));
+    let path = dir.join("bundle.json");
+    files::write_record(
+        &path,
+        &ShimBundle {
+            state,
+            lock: lock_path(&dir),
+            log,
+            log_bytes_max: config.log_bytes_max,
+            netns: bundle.netns.clone(),
+            hostname: bundle.hostname.clone(),
+            root: image.root,
+            generated: generated.into(),
+            masked,
+            argv: image.argv,
+            env: environment(config, bundle, spec),
+            working_dir: working_dir(spec),
+        },
+    )?;
+    Ok(path)
+}
+
+/// The file a shim keeps locked.
+pub(super) fn lock_path(container_dir: &Path) -> PathBuf {
+    container_dir.join("shim.lock")
+}
+
+/// Keeps the logs of this run and the one before; `logs --previous` needs no more.
+fn remove_old_logs(dir: &Path, run: u32) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number =
+            name.to_str().and_then(|name| name.split('.').next()).and_then(|n| n.parse::<u32>().ok());
+        if number.is_some_and(|number| number.saturating_add(1) < run) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The shim: a small process that owns one run of one container.
+//!
+//! It is the same binary, executed as `minisvc pod-shim BUNDLE`, single-threaded and without a runtime. It
+//! leaves the server's session, makes the container's namespaces, starts process 1 there, copies its output to
+//! the log, and writes down how it ended. Invariants: the server's death does not touch it; its own death kills
+//! the container (PDEATHSIG on process 1, whose end ends the pid namespace); `state.json` is always whole.
+
+mod init;
+mod mounts;
+mod output;
+
+pub(crate) use init::{Program, find_program};
+pub(crate) use output::LINE_BYTES_MAX;
+
+use crate::{
+    files,
+    record::{ProcessId, Terminated},
+    sys,
+};
+use jiff::Timestamp;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg, OFlag},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid},
+};
+use output::Output;
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long output is still read after process 1 has ended: its pipe may have been handed on elsewhere.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Longest report of the container's set-up, in bytes.
+const REPORT_BYTES_MAX: u64 = 64 << 10;
+
+/// What the server tells a shim, in a file that only its user can read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ShimBundle {
+    /// Where to keep [`ShimState`].
+    pub(crate) state: PathBuf,
+    /// Locked while the shim lives.
+    pub(crate) lock: PathBuf,
+    /// Log of this run.
+    pub(crate) log: PathBuf,
+    /// Rotate at that size, in bytes.
+    pub(crate) log_bytes_max: u64,
+    /// File of the network namespace.
+    pub(crate) netns: PathBuf,
+    /// Host name.
+    pub(crate) hostname: String,
+    /// The container's root; none: the node's own file system.
+    pub(crate) root: Option<PathBuf>,
+    /// Generated files: source on the node, target in the container.
+    pub(crate) generated: Vec<(PathBuf, String)>,
+    /// Directories to hide.
+    pub(crate) masked: Vec<PathBuf>,
+    /// Command and arguments; empty: the built-in echo server.
+    pub(crate) argv: Vec<String>,
+    /// Whole environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// Directory to start in.
+    pub(crate) working_dir: String,
+}
+
+/// What a shim writes down about its container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ShimState {
+    /// The shim itself.
+    pub(crate) shim: Option<ProcessId>,
+    /// Process 1 of the container, as the node sees it.
+    pub(crate) process: Option<ProcessId>,
+    /// When its program was executed.
+    pub(crate) started_at: Option<Timestamp>,
+    /// How it ended.
+    pub(crate) terminated: Option<Terminated>,
+    /// What could not be set up as it should be.
+    pub(crate) notes: Vec<String>,
+}
+
+/// `minisvc pod-shim BUNDLE`. Returns the exit status of the process the server waits for.
+///
+/// The daemon's first state goes to standard output, which is then closed.
+pub fn main(args: &[OsString]) -> i32 {
+    let [bundle] = args else { return 2 };
+    // Nothing the server had open may live on in here. Fails only before Linux 5.9.
+    let _ = sys::close_from(3);
+    match detach() {
+        Ok(false) => return 0,
+        Ok(true) => {}
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "pod shim: {error}");
+            return 1;
+        }
+    }
+    let state = run(Path::new(bundle))
+        .unwrap_or_else(|error| ShimState { terminated: Some(start_error(error)), ..ShimState::default() });
+    report(&state);
+    0
+}
+
+fn start_error(message: String) -> Terminated {
+    Terminated {
+        exit_code: 128,
+        signal: 0,
+        reason: "StartError".to_owned(),
+        message,
+        started_at: None,
+        finished_at: Timestamp::now(),
+    }
+}
+
+/// Leaves session and parent. True in the daemon, false in the process the server waits for.
+fn detach() -> io::Result<bool> {
+    setsid()?;
+    if sys::fork()?.is_some() {
+        return Ok(false);
+    }
+    sys::ignore_terminal_signals();
+    std::env::set_current_dir("/")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stderr(&null)?;
+    Ok(true)
+}
+
+/// Tells the server, which reads until the end of the file; it may be gone by now.
+fn report(state: &ShimState) {
+    if let Ok(text) = serde_json::to_vec(state) {
+        let _ = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
+    }
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = dup2_stdout(&null);
+    }
+}
+
+struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// Runs the container to its end. An error is one from before anything was started.
+fn run(path: &Path) -> Result<ShimState, String> {
+    let bundle: ShimBundle = files::read_record(path)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("{}: no such bundle", path.display()))?;
+    let _lock = lock(&bundle.lock).map_err(|error| format!("lock {}: {error}", bundle.lock.display()))?;
+    let mut log = output::LogFile::open(&bundle.log, bundle.log_bytes_max)
+        .map_err(|error| format!("open log {}: {error}", bundle.log.display()))?;
+    let me = std::process::id() as i32;
+    let mut state = ShimState { shim: process_id(me), ..ShimState::default() };
+    let save =
+        |state: &ShimState| files::write_record(&bundle.state, state).map_err(|error| error.to_string());
+    save(&state)?;
+
+    let child = match start(&bundle, &mut state.notes) {
+        Ok(child) => child,
+        Err(message) => {
+            state.terminated = Some(start_error(message));
+            save(&state)?;
+            return Ok(state);
+        }
+    };
+    let started_at = Timestamp::now();
+    state.process = process_id(child.pid);
+    state.started_at = Some(started_at);
+    // From here on the container's fate matters more than a record that cannot be written.
+    let _ = save(&state);
+    report(&state);
+    state.terminated = Some(follow(&child, &mut log, started_at, |terminated| {
+        let _ = save(&ShimState { terminated: Some(terminated.clone()), ..state.clone() });
+    }));
+    Ok(state)
+}
+
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+/// Whether a shim holds this lock.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    File::options().write(true).open(path).is_ok_and(|file| {
+        Flock::lock(file, FlockArg::LockSharedNonblock).is_err_and(|(_, e)| e == Errno::EWOULDBLOCK)
+    })
+}
+
+fn process_id(pid: i32) -> Option<ProcessId> {
+    sys::start_time(pid).ok().map(|start_time| ProcessId { pid, start_time })
+}
+
+/// Makes the namespaces and process 1. Returns once its program runs, or with why it does not.
+fn start(bundle: &ShimBundle, notes: &mut Vec<String>) -> Result<Child, String> {
+    let netns = File::open(&bundle.netns)
+        .map_err(|error| format!("open network namespace {}: {error}", bundle.netns.display()))?;
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"));
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    let (report_read, report_write) = pipe()?;
+    unshare(CloneFlags::CLONE_NEWPID).map_err(|error| format!("make a pid namespace: {error}"))?;
+    let Some(pid) = sys::fork().map_err(|error| format!("fork: {error}"))? else {
+        drop((out_read, err_read, report_read));
+        init::main(bundle, &netns, out_write, err_write, report_write);
+    };
+    drop((out_write, err_write, report_write));
+    let pidfd = sys::pidfd_open(pid).map_err(|error| format!("open process {pid}: {error}"))?;
+    let mut text = String::new();
+    let read = File::from(report_read).take(REPORT_BYTES_MAX).read_to_string(&mut text);
+    let mut failure = read.err().map(|error| format!("read the container's report: {error}"));
+    for line in text.lines() {
+        match line.split_once(' ') {
+            Some(("note", note)) => notes.push(note.to_owned()),
+            Some((_, error)) => failure = Some(error.to_owned()),
+            None => {}
+        }
+    }
+    if let Some(failure) = failure {
+        let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
+        let _ = waitpid(Pid::from_raw(pid), None);
+        return Err(failure);
+    }
+    Ok(Child { pid, pidfd, stdout: out_read, stderr: err_read })
+}
+
+/// Copies output until process 1 has ended and its output is drained. `ended` is told at once.
+fn follow(
+    child: &Child,
+    log: &mut output::LogFile,
+    started_at: Timestamp,
+    ended: impl Fn(&Terminated),
+) -> Terminated {
+    let mut outputs = [Some(Output::new("stdout")), Some(Output::new("stderr"))];
+    let mut terminated: Option<(Terminated, Instant)> = None;
+    loop {
+        if let Some((result, since)) = &terminated
+            && (outputs.iter().all(Option::is_none) || since.elapsed() > DRAIN_MAX)
+        {
+            for output in outputs.iter_mut().flatten() {
+                output.finish(log);
+            }
+            return result.clone();
+        }
+        let sources = [&child.stdout, &child.stderr, &child.pidfd];
+        let wanted = [outputs[0].is_some(), outputs[1].is_some(), terminated.is_none()];
+        let indices: Vec<usize> = (0..3).filter(|i| wanted[*i]).collect();
+        let mut fds: Vec<PollFd<'_>> =
+            indices.iter().map(|i| PollFd::new(sources[*i].as_fd(), PollFlags::POLLIN)).collect();
+        let timeout = if terminated.is_some() { PollTimeout::from(100u8) } else { PollTimeout::NONE };
+        if let Err(error) = poll(&mut fds, timeout)
+            && error != Errno::EINTR
+        {
+            std::thread::sleep(Duration::from_millis(100)); // out of memory: the container still needs us
+            continue;
+        }
+        let ready: Vec<usize> =
+            indices.iter().zip(&fds).filter(|(_, fd)| fd.any().unwrap_or(false)).map(|(i, _)| *i).collect();
+        for index in ready {
+            if index < 2 {
+                if let Some(output) = &mut outputs[index]
+                    && !output.copy(sources[index], log)
+                {
+                    output.finish(log);
+                    outputs[index] = None;
+                }
+            } else if let Some(result) = reap(child.pid, started_at) {
+                ended(&result);
+                terminated = Some((result, Instant::now()));
+            }
+        }
+    }
+}
+
+/// Collects process 1, if it has ended.
+fn reap(pid: i32, started_at: Timestamp) -> Option<Terminated> {
+    let (exit_code, signal) = match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => (code, 0),
+        Ok(WaitStatus::Signaled(_, signal, _)) => (128 + signal as i32, signal as i32),
+        Ok(_) | Err(Errno::EINTR) => return None,
+        Err(_) => (255, 0),
+    };
+    Some(Terminated {
+        exit_code,
+        signal,
+        reason: if exit_code == 0 { "Completed" } else { "Error" }.to_owned(),
+        message: String::new(),
+        started_at: Some(started_at),
+        finished_at: Timestamp::now(),
+    })
+}
+
+/// Deletes what a shim of an earlier run has left, so that its end cannot be taken for the next one's.
+pub(crate) fn forget_state(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

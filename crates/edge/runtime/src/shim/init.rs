@@ -1,0 +1,185 @@
+//! Process 1 of a container, from its fork to the execution of its program.
+//!
+//! Runs in the child of the shim, single-threaded; whatever fails is reported through a pipe that the
+//! execution closes.
+
+use super::{ShimBundle, mounts};
+use crate::sys;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, setns, unshare},
+    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid},
+};
+use std::{
+    ffi::{CString, OsStr},
+    fs::{self, File},
+    io::{self, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+};
+
+/// The search path of a container whose environment has none (Docker's).
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where set-up tells what did not go as it should.
+pub(super) struct Report(File);
+
+impl Report {
+    /// A deviation that the container can live with.
+    pub(super) fn note(&mut self, text: &str) {
+        let _ = writeln!(self.0, "note {}", text.replace('\n', " "));
+    }
+
+    /// Whether nobody reads it any more.
+    fn is_abandoned(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
+    fn error(&mut self, text: &str) {
+        let _ = writeln!(self.0, "error {}", text.replace('\n', " "));
+    }
+}
+
+/// Becomes the container's program, or reports why not.
+pub(super) fn main(
+    bundle: &ShimBundle,
+    netns: &File,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    report: OwnedFd,
+) -> ! {
+    let mut report = Report(File::from(report));
+    let error = match set_up(bundle, netns, stdout, stderr, &mut report) {
+        Ok(program) => program.execute(&bundle.argv, &bundle.env),
+        Err(error) => error,
+    };
+    report.error(&error);
+    sys::exit_now(127)
+}
+
+fn set_up(
+    bundle: &ShimBundle,
+    netns: &File,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    report: &mut Report,
+) -> Result<Program, String> {
+    sys::die_with_parent().map_err(|error| format!("tie to the shim: {error}"))?;
+    if report.is_abandoned() {
+        return Err("the shim has ended".to_owned()); // before the line above could tie us to it
+    }
+    let exe = if bundle.argv.is_empty() {
+        Some(File::open("/proc/self/exe").map_err(|error| format!("open the built-in server: {error}"))?)
+    } else {
+        None
+    };
+    setsid().map_err(|error| format!("start a session: {error}"))?;
+    setns(netns, CloneFlags::CLONE_NEWNET)
+        .map_err(|error| format!("enter network namespace {}: {error}", bundle.netns.display()))?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
+        .map_err(|error| format!("make mount, uts and ipc namespaces: {error}"))?;
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWCGROUP) {
+        report.note(&format!("no cgroup namespace: {error}"));
+    }
+    sethostname(&bundle.hostname).map_err(|error| format!("set host name {:?}: {error}", bundle.hostname))?;
+    mounts::set_up(bundle, report)?;
+    std::env::set_current_dir(&bundle.working_dir)
+        .map_err(|error| format!("chdir to cwd ({:?}): {error}", bundle.working_dir))?;
+    let program = match exe {
+        Some(exe) => Program::BuiltIn(exe.into()),
+        None => Program::File(find_program(&bundle.argv[0], &bundle.env)?),
+    };
+    enter(stdout, stderr).map_err(|error| format!("set up the process: {error}"))?;
+    Ok(program)
+}
+
+/// Standard streams, signals, privileges, and no other descriptor.
+fn enter(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<()> {
+    let null = File::open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&stdout)?;
+    dup2_stderr(&stderr)?;
+    sys::close_on_exec_from(3)?;
+    sys::reset_signals();
+    sys::drop_privileges()
+}
+
+/// What to execute.
+pub(crate) enum Program {
+    /// This binary's echo server.
+    BuiltIn(OwnedFd),
+    /// A file.
+    File(PathBuf),
+}
+
+impl Program {
+    /// Executes it. Returns why it could not.
+    pub(crate) fn execute(&self, argv: &[String], env: &[(String, String)]) -> String {
+        let strings = |list: Vec<String>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+        let mut merged = std::collections::BTreeMap::from([("PATH", DEFAULT_PATH), ("HOME", "/root")]);
+        merged.extend(env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let env = strings(merged.iter().map(|(name, value)| format!("{name}={value}")).collect());
+        let argv = match self {
+            Self::BuiltIn(_) => strings(vec!["minisvc".to_owned(), crate::hidden::ECHO.to_owned()]),
+            Self::File(_) => strings(argv.to_vec()),
+        };
+        let (Ok(argv), Ok(env)) = (argv, env) else {
+            return "a NUL character in command, args or env".to_owned();
+        };
+        match self {
+            Self::BuiltIn(fd) => format!("exec: \"echo\": {}", sys::execute_fd(fd, &argv, &env)),
+            Self::File(path) => match CString::new(path.as_os_str().as_bytes()) {
+                Ok(c_path) => match nix::unistd::execve(&c_path, &argv, &env) {
+                    Ok(never) => match never {},
+                    Err(errno) => format!("exec: {:?}: {}", path, errno.desc()),
+                },
+                Err(_) => "a NUL character in the command".to_owned(),
+            },
+        }
+    }
+}
+
+/// Finds the file of a command as execvp does, in the container's PATH.
+pub(crate) fn find_program(command: &str, env: &[(String, String)]) -> Result<PathBuf, String> {
+    if command.contains('/') {
+        return match fs::metadata(command) {
+            Ok(meta) if meta.is_dir() => Err(format!("exec: {command:?}: is a directory")),
+            Ok(meta) if meta.permissions().mode() & 0o111 == 0 => {
+                Err(format!("exec: {command:?}: permission denied"))
+            }
+            Ok(_) => Ok(command.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(format!("exec: {command:?}: stat {command}: no such file or directory"))
+            }
+            Err(error) => Err(format!("exec: {command:?}: stat {command}: {error}")),
+        };
+    }
+    let path = env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+    path.split(':')
+        .map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(OsStr::new(command)))
+        .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+        .ok_or_else(|| format!("exec: {command:?}: executable file not found in $PATH"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tool");
+        fs::write(&file, "").unwrap();
+        let env = vec![("PATH".to_owned(), format!("/nowhere:{}", dir.path().display()))];
+        assert!(find_program("tool", &env).unwrap_err().contains("not found in $PATH"));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find_program("tool", &env).unwrap(), file);
+        assert!(find_program("/nowhere/tool", &env).unwrap_err().contains("no such file or directory"));
+        assert!(find_program("/tmp", &env).unwrap_err().contains("is a directory"));
+    }
+}

@@ -1,0 +1,239 @@
+//! The container's view of the file system, made inside its new mount namespace.
+//!
+//! In: the node's mounts. Out: the image read-only without devices or set-user-ID, own `/proc`, `/sys`, `/dev`,
+//! `/tmp`, `/run`, generated files in `/etc`, and the node's secrets covered. Invariant: what a container must
+//! not see or write is an error if it cannot be arranged; comfort that cannot be arranged is a note.
+
+use super::{ShimBundle, init::Report};
+use crate::sys;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    unistd::pivot_root,
+};
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::symlink},
+    path::{Component, Path, PathBuf},
+};
+
+/// Devices that every program may expect.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Parts of `/proc` through which root could change the node (runc's read-only paths).
+const PROC_READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Parts of `/proc` that tell too much about the node (runc's masked paths).
+const PROC_MASKED: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+];
+
+/// Makes the container's file system around this process.
+pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), String> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|error| format!("make mounts private: {error}"))?;
+    // Taken before anything is covered; they stay valid whatever is mounted over their paths.
+    let devices: Vec<(&str, OwnedFd)> = DEVICES
+        .into_iter()
+        .filter_map(|name| Some((name, sys::open_tree_clone(&format!("/dev/{name}"), false).ok()?)))
+        .collect();
+    let mut generated = Vec::new();
+    for (source, target) in &bundle.generated {
+        let source = source.to_str().ok_or_else(|| format!("{}: not UTF-8", source.display()))?;
+        let tree = sys::open_tree_clone(source, false)
+            .and_then(|fd| {
+                sys::mount_setattr(
+                    Some(&fd),
+                    "",
+                    false,
+                    sys::RDONLY | sys::NOSUID | sys::NODEV | sys::NOEXEC,
+                )?;
+                Ok(fd)
+            })
+            .map_err(|error| format!("mount {source}: {error}"))?;
+        generated.push((target, tree));
+    }
+    if let Some(root) = &bundle.root {
+        enter_root(root)?;
+    }
+    sys::mount_setattr(None, "/", true, sys::RDONLY | sys::NOSUID | sys::NODEV)
+        .map_err(|error| format!("make the image read-only: {error}"))?;
+    dev(&devices, report)?;
+    tmpfs("/tmp", "mode=1777", report)?;
+    tmpfs("/run", "mode=755,size=64m", report)?;
+    proc(report)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    if Path::new("/sys").is_dir()
+        && let Err(error) = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>)
+    {
+        report.note(&format!("/sys is the node's, read-only: {error}"));
+    }
+    for dir in &bundle.masked {
+        mask(dir)?;
+    }
+    for (target, tree) in generated {
+        if let Err(error) = bind_file(&tree, target) {
+            report.note(&format!("{target} is the image's: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes `root` the root directory and leaves the node's file system behind.
+fn enter_root(root: &Path) -> Result<(), String> {
+    let fail = |what: &str, error: &dyn std::fmt::Display| format!("{what} {}: {error}", root.display());
+    let path = root.to_str().ok_or_else(|| fail("image directory", &"not UTF-8"))?;
+    let tree = sys::open_tree_clone(path, true).map_err(|error| fail("open image directory", &error))?;
+    sys::move_mount(&tree, path).map_err(|error| fail("mount image directory", &error))?;
+    std::env::set_current_dir(path).map_err(|error| fail("enter image directory", &error))?;
+    // Both on one place: the old root ends up on top of the new one, and is taken off.
+    pivot_root(".", ".").map_err(|error| fail("make root of", &error))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(|error| fail("leave the node's root for", &error))?;
+    std::env::set_current_dir("/").map_err(|error| fail("enter", &error))
+}
+
+fn tmpfs(target: &str, options: &str, report: &mut Report) -> Result<(), String> {
+    if !Path::new(target).is_dir() {
+        report.note(&format!("no {target} in the image"));
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))
+        .map_err(|error| format!("mount tmpfs on {target}: {error}"))
+}
+
+/// A `/dev` with the usual harmless devices only: the node's would give root the node's disks.
+fn dev(devices: &[(&str, OwnedFd)], report: &mut Report) -> Result<(), String> {
+    if !Path::new("/dev").is_dir() {
+        report.note("no /dev in the image");
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), flags, Some("mode=755,size=64k"))
+        .map_err(|error| format!("mount tmpfs on /dev: {error}"))?;
+    for (name, tree) in devices {
+        let target = format!("/dev/{name}");
+        File::create(&target)
+            .and_then(|_| sys::move_mount(tree, &target))
+            .map_err(|error| format!("mount {target}: {error}"))?;
+    }
+    let mut optional = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            report.note(&format!("{what}: {error}"));
+        }
+    };
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+    ] {
+        optional(link, symlink(target, link));
+    }
+    let own = |dir: &str, kind: &str, options: &str| -> io::Result<()> {
+        fs::create_dir(dir)?;
+        Ok(mount(Some(kind), dir, Some(kind), flags, Some(options))?)
+    };
+    optional("/dev/pts", own("/dev/pts", "devpts", "newinstance,ptmxmode=0666,mode=0620"));
+    optional("/dev/shm", own("/dev/shm", "tmpfs", "mode=1777,size=64m"));
+    Ok(())
+}
+
+/// A `/proc` of the new pid namespace, with what would change or betray the node covered.
+fn proc(report: &mut Report) -> Result<(), String> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if !Path::new("/proc").is_dir() {
+        report.note("no /proc in the image");
+        return Ok(());
+    }
+    if let Err(error) = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>) {
+        // Not permitted where the outer /proc is partly covered, as in an unprivileged container.
+        report.note(&format!("/proc is the node's, read-only: {error}"));
+        return Ok(());
+    }
+    for path in PROC_READ_ONLY {
+        if !Path::new(path).exists() {
+            continue;
+        }
+        sys::open_tree_clone(path, true)
+            .and_then(|tree| {
+                sys::mount_setattr(Some(&tree), "", true, sys::RDONLY)?;
+                sys::move_mount(&tree, path)
+            })
+            .map_err(|error| format!("make {path} read-only: {error}"))?;
+    }
+    for path in PROC_MASKED {
+        mask(Path::new(path))?;
+    }
+    Ok(())
+}
+
+/// Covers a directory with an empty one, a file with `/dev/null`. What is not there needs no cover.
+fn mask(path: &Path) -> Result<(), String> {
+    let fail = |error: io::Error| format!("hide {}: {error}", path.display());
+    let Ok(meta) = fs::metadata(path) else { return Ok(()) };
+    if meta.is_dir() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+        mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("mode=755,size=4k")).map_err(|e| fail(e.into()))
+    } else {
+        let path = path.to_str().ok_or_else(|| fail(io::Error::from(io::ErrorKind::InvalidFilename)))?;
+        sys::open_tree_clone("/dev/null", false).and_then(|tree| sys::move_mount(&tree, path)).map_err(fail)
+    }
+}
+
+/// Mounts a file at `target`, where links lead to; makes the target if it lies in a fresh tmpfs.
+fn bind_file(tree: &OwnedFd, target: &str) -> io::Result<()> {
+    let path = follow_links(Path::new(target))?;
+    if !path.exists() {
+        // `/etc/resolv.conf` is often a link into /run, which is empty now.
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        File::create(&path)?;
+    }
+    let path = path.to_str().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    sys::move_mount(tree, path)
+}
+
+/// Where a chain of links ends, be there a file or not.
+fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..16 {
+        let Ok(link) = fs::read_link(&path) else { return Ok(path) };
+        let joined = path.parent().unwrap_or(Path::new("/")).join(link);
+        path = joined.components().fold(PathBuf::from("/"), |mut path, component| {
+            match component {
+                Component::ParentDir => {
+                    path.pop();
+                }
+                Component::Normal(part) => path.push(part),
+                _ => {}
+            }
+            path
+        });
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_to_a_target_that_need_not_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        fs::create_dir(base.join("etc")).unwrap();
+        symlink("../run/resolve/stub.conf", base.join("etc/resolv.conf")).unwrap();
+        assert_eq!(follow_links(&base.join("etc/resolv.conf")).unwrap(), base.join("run/resolve/stub.conf"));
+        symlink("loop", base.join("loop")).unwrap();
+        assert!(follow_links(&base.join("loop")).is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! Pods with real processes in real namespaces, as root and as an unprivileged user.
+//!
+//! This binary is its own `minisvc`: it answers to the hidden commands. Each test runs in a child process that is
+//! process 1 of new pid, mount and network namespaces (and a user namespace with one user, when rootless), so
+//! that whatever a failing test leaves ends with it.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
+#[path = "pods/cases.rs"]
+mod cases;
+#[path = "pods/http.rs"]
+mod http;
+#[path = "pods/world.rs"]
+mod world;
+
+use std::process::Command;
+
+fn main() {
+    if let Some(code) = minisvc_runtime::hidden::run(std::env::args_os()) {
+        std::process::exit(code);
+    }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--inside", mode, name] => world::enter(mode, || {
+            let (_, body) = cases::ALL.iter().find(|(known, _)| *known == name).expect("a known test");
+            body();
+        }),
+        ["--starter", uid] => cases::starter(uid),
+        _ => std::process::exit(outside(&args)),
+    }
+}
+
+/// Runs the tests that the command line asks for, one after the other.
+fn outside(args: &[String]) -> i32 {
+    let filter = args.iter().find(|arg| !arg.starts_with('-'));
+    let root = nix::unistd::geteuid().is_root();
+    let mut failed = 0;
+    for (name, _) in cases::ALL {
+        for mode in ["root", "rootless"] {
+            let full = format!("{name}_{mode}");
+            if filter.is_some_and(|part| !full.contains(part.as_str())) {
+                continue;
+            }
+            if args.iter().any(|arg| arg == "--list") {
+                println!("{full}: test");
+                continue;
+            }
+            if mode == "root" && !root {
+                println!("skipped: {full}: needs root");
+                continue;
+            }
+            let exe = std::env::current_exe().expect("the test binary has a path");
+            let output = Command::new(exe).args(["--inside", mode, name]).output().expect("run a test");
+            let text = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            let result = match output.status.code() {
+                Some(0) => "ok",
+                Some(world::SKIPPED) => "skipped",
+                _ => {
+                    failed += 1;
+                    "FAILED"
+                }
+            };
+            println!("test {full} ... {result}");
+            let shown = text.lines().filter(|line| {
+                result == "FAILED" || line.starts_with("skipped:") || line.starts_with("measured:")
+            });
+            shown.for_each(|line| println!("    {line}"));
+        }
+    }
+    i32::from(failed > 0)
+}

@@ -1,0 +1,88 @@
+//! Lines over TCP, datagrams over UDP.
+
+use super::{Attempt, Report, kind, now_us, target::Place};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpStream, UdpSocket},
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+/// Longest line of an answer.
+const LINE_BYTES_MAX: u64 = 4096;
+const QUESTION: &[u8] = b"who?\n";
+
+fn failed(error: std::io::Error) -> Attempt {
+    Attempt::failed(kind(&error))
+}
+
+/// Reads `pod=… node=… client=…`.
+fn answer(line: &str) -> Attempt {
+    let word = |key: &str| {
+        let mut words = line.split_whitespace().filter_map(|word| word.split_once('='));
+        words.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
+    };
+    Attempt { ok: true, pod: word("pod"), node: word("node"), client: word("client"), ..Attempt::default() }
+}
+
+async fn exchange(stream: &mut BufReader<TcpStream>) -> Result<Attempt, Attempt> {
+    stream.write_all(QUESTION).await.map_err(failed)?;
+    let mut line = String::new();
+    (&mut *stream).take(LINE_BYTES_MAX).read_line(&mut line).await.map_err(failed)?;
+    if line.ends_with('\n') { Ok(answer(&line)) } else { Err(Attempt::failed("closed")) }
+}
+
+async fn connect(place: &Place) -> Result<BufReader<TcpStream>, Attempt> {
+    let addresses = place.resolve().await?;
+    TcpStream::connect(&addresses[..]).await.map(BufReader::new).map_err(failed)
+}
+
+/// A line, over a new connection.
+pub(super) async fn tcp(place: &Place) -> Result<Attempt, Attempt> {
+    exchange(&mut connect(place).await?).await
+}
+
+/// A datagram, from a new port.
+pub(super) async fn udp(place: &Place) -> Result<Attempt, Attempt> {
+    let addresses = place.resolve().await?;
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).await.map_err(failed)?;
+    socket.connect(&addresses[..]).await.map_err(failed)?;
+    socket.send(QUESTION).await.map_err(failed)?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer).await.map_err(failed)?;
+    Ok(answer(&String::from_utf8_lossy(&buffer[..length])))
+}
+
+/// One connection that is asked again and again; ends with its first failure.
+pub(super) async fn hold(
+    place: &Place,
+    pause: Duration,
+    limit: Duration,
+    count: Option<u32>,
+    mut stop: watch::Receiver<bool>,
+    report: &Report,
+) {
+    let mut connection = None;
+    let mut asked = 0;
+    while count.is_none_or(|count| asked < count) && !*stop.borrow() {
+        asked += 1;
+        let (at_us, begun) = (now_us(), Instant::now());
+        let one = async {
+            let stream = match &mut connection {
+                Some(stream) => stream,
+                none => none.insert(connect(place).await?),
+            };
+            exchange(stream).await
+        };
+        let outcome = timeout(limit, one).await.unwrap_or_else(|_| Err(Attempt::failed("timeout")));
+        let over = outcome.is_err();
+        let mut attempt = outcome.unwrap_or_else(|failed| failed);
+        attempt.at_us = at_us;
+        attempt.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if report.send(attempt).await.is_err() || over {
+            return;
+        }
+        let _stopped = timeout(pause, stop.wait_for(|stop| *stop)).await;
+    }
+}

@@ -1,0 +1,97 @@
+//! The facts all nodes of a cluster share: chosen at the first server's first start, handed to those that join.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// How Pods of different nodes reach each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlay {
+    /// Kernel VXLAN without learning, UDP port 8472.
+    #[default]
+    Vxlan,
+    /// Plain routes; the nodes share a link.
+    HostGw,
+    /// One TUN device a node, user space, UDP port 51820.
+    Tun,
+}
+
+/// A range of addresses, both ends inclusive, for load balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressRange {
+    /// First address.
+    pub first: IpAddr,
+    /// Last address.
+    pub last: IpAddr,
+}
+
+/// What every node of a cluster must agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterConfig {
+    /// Networks of the Pods; each node gets a part.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Networks of the Services' virtual addresses.
+    pub service_cidrs: Vec<IpNet>,
+    /// First node port.
+    pub node_port_first: u16,
+    /// Last node port.
+    pub node_port_last: u16,
+    /// DNS zone, such as `cluster.local`.
+    pub cluster_domain: String,
+    /// How Pods of different nodes reach each other.
+    pub overlay: Overlay,
+    /// Addresses for Services of type LoadBalancer; empty: none are given.
+    pub load_balancer_pool: Vec<AddressRange>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        let v4 = |a, b, c, d, len| {
+            IpNet::new(IpAddr::from([a, b, c, d]), len)
+                .unwrap_or_else(|_| IpNet::from(IpAddr::from([a, b, c, d])))
+        };
+        Self {
+            cluster_cidrs: vec![v4(10, 42, 0, 0, 16)],
+            service_cidrs: vec![v4(10, 43, 0, 0, 16)],
+            node_port_first: 30000,
+            node_port_last: 32767,
+            cluster_domain: "cluster.local".to_owned(),
+            overlay: Overlay::default(),
+            load_balancer_pool: Vec::new(),
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// The address of cluster DNS: the tenth of the first service network. None if the network is smaller.
+    pub fn dns_address(&self) -> Option<IpAddr> {
+        nth(self.service_cidrs.first()?, 10)
+    }
+
+    /// The address of the Service `default/kubernetes`: the first of the first service network.
+    pub fn api_address(&self) -> Option<IpAddr> {
+        nth(self.service_cidrs.first()?, 1)
+    }
+}
+
+fn nth(net: &IpNet, n: u32) -> Option<IpAddr> {
+    let address = match net.network() {
+        IpAddr::V4(base) => IpAddr::from((u32::from(base).checked_add(n)?).to_be_bytes()),
+        IpAddr::V6(base) => IpAddr::from((u128::from(base).checked_add(u128::from(n))?).to_be_bytes()),
+    };
+    net.contains(&address).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn well_known_addresses_are_counted_from_the_network() {
+        let config = ClusterConfig::default();
+        assert_eq!(config.dns_address(), Some(IpAddr::from([10, 43, 0, 10])));
+        assert_eq!(config.api_address(), Some(IpAddr::from([10, 43, 0, 1])));
+    }
+}

@@ -1,0 +1,32 @@
+//! What every other crate says: Kubernetes' wire words as values.
+//!
+//! - [`resource`]: the table of kinds that minisvc serves, and their paths and storage keys.
+//! - [`status`]: the `Status` error of the API, with causes that name fields.
+//! - [`storage`]: the shape of the store as the registry sees it: a consistent view and a list of changes.
+//! - [`snapshot`]: a cluster's objects folded from list and watch, and [`snapshot::Synced`], the proof that
+//!   every list was complete.
+//! - [`cluster`]: the facts all nodes of a cluster share.
+//! - [`decode`]: text to values, bounded.
+//! - [`selector`]: label and field selectors.
+//! - [`patch`]: JSON, merge and strategic merge patches; what `apply` sends.
+//! - [`schema`]: the served OpenAPI documents and what they say: strict decoding, how lists merge.
+//! - [`join`], [`token`]: what a joining node shows, asks and gets.
+//!
+//! Invariant: nothing here reads a clock, a file, a socket or a random source.
+
+pub mod cluster;
+pub mod decode;
+pub mod join;
+pub mod patch;
+pub mod resource;
+pub mod schema;
+pub mod selector;
+pub mod snapshot;
+pub mod status;
+pub mod storage;
+pub mod token;
+
+pub use cluster::{ClusterConfig, Overlay};
+pub use resource::{ObjectKey, Resource};
+pub use snapshot::{Snapshot, Synced};
+pub use status::{Cause, CauseKind, Status};

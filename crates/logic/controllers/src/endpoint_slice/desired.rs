@@ -1,0 +1,154 @@
+//! The endpoints a Service should have, grouped by what its ports resolve to in each Pod.
+
+use crate::objects::{is_over, node_of, pod_is_ready, selector, selects};
+use ipnet::Ipv4Net;
+use k8s_openapi::{
+    api::{
+        core::v1::{ObjectReference, Pod, Service, ServicePort},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use minisvc_apimachinery::{ObjectKey, Snapshot};
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// One port of a slice; comparable, unlike the wire type.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Port {
+    name: String,
+    protocol: String,
+    port: i32,
+    app_protocol: Option<String>,
+}
+
+/// The ports of a slice, sorted.
+pub(crate) type Ports = Vec<Port>;
+
+impl From<&EndpointPort> for Port {
+    fn from(port: &EndpointPort) -> Self {
+        Self {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            port: port.port.unwrap_or_default(),
+            app_protocol: port.app_protocol.clone(),
+        }
+    }
+}
+
+impl From<&Port> for EndpointPort {
+    fn from(port: &Port) -> Self {
+        Self {
+            name: Some(port.name.clone()),
+            protocol: Some(port.protocol.clone()),
+            port: Some(port.port),
+            app_protocol: port.app_protocol.clone(),
+        }
+    }
+}
+
+/// The ports of a present slice, in our order.
+pub(crate) fn ports_of(slice: &EndpointSlice) -> Ports {
+    let mut ports: Ports = slice.ports.iter().flatten().map(Port::from).collect();
+    ports.sort();
+    ports
+}
+
+/// Endpoints by ports, then by Pod UID.
+pub(crate) fn desired(snapshot: &Snapshot, service: &Service) -> BTreeMap<Ports, BTreeMap<String, Endpoint>> {
+    let mut groups: BTreeMap<Ports, BTreeMap<String, Endpoint>> = BTreeMap::new();
+    let (Some(selector), Some(namespace)) = (selector(service), service.metadata.namespace.as_deref()) else {
+        return groups;
+    };
+    let pods = snapshot
+        .pods
+        .range(ObjectKey::new(namespace, "")..)
+        .take_while(|(key, _)| key.namespace == namespace);
+    for (_, pod) in pods {
+        if !selects(selector, &pod.metadata) || is_over(pod) {
+            continue;
+        }
+        let (Some(address), Some(uid)) = (address(snapshot, pod), pod.metadata.uid.clone()) else { continue };
+        groups.entry(ports(service, pod)).or_default().insert(uid, endpoint(snapshot, service, pod, address));
+    }
+    groups
+}
+
+/// The Pod's address. One outside its node's podCIDR is none: a node, which says it, may not lead callers elsewhere.
+fn address(snapshot: &Snapshot, pod: &Pod) -> Option<Ipv4Addr> {
+    let status = pod.status.as_ref()?;
+    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
+    let address: Ipv4Addr = all.filter_map(|text| text.parse().ok()).next()?;
+    let node = node_of(pod).and_then(|node| snapshot.nodes.get(&ObjectKey::cluster(node)));
+    let net = node.and_then(|node| node.spec.as_ref()?.pod_cidr.as_deref()?.parse::<Ipv4Net>().ok());
+    // A Node that is not there, or has no podCIDR yet, is about to be given one: its Pods stay.
+    net.is_none_or(|net| net.contains(&address)).then_some(address)
+}
+
+fn ports(service: &Service, pod: &Pod) -> Ports {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let resolved = ports.iter().filter_map(|port| {
+        Some(Port {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            port: target(port, pod)?,
+            app_protocol: port.app_protocol.clone(),
+        })
+    });
+    let mut resolved: Ports = resolved.collect();
+    resolved.sort();
+    resolved
+}
+
+/// The Pod's port for a Service's port: by number, or by the name of a container's port of that protocol.
+fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
+    let wanted = match &port.target_port {
+        None | Some(IntOrString::Int(0)) => return Some(port.port),
+        Some(IntOrString::Int(number)) => return Some(*number),
+        Some(IntOrString::String(name)) if name.is_empty() => return Some(port.port),
+        Some(IntOrString::String(name)) => name,
+    };
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let containers = &pod.spec.as_ref()?.containers;
+    containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten())
+        .find(|port| {
+            port.name.as_ref() == Some(wanted) && port.protocol.as_deref().unwrap_or("TCP") == protocol
+        })
+        .map(|port| port.container_port)
+}
+
+fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: Ipv4Addr) -> Endpoint {
+    let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
+    let (serving, terminating) = (pod_is_ready(pod), pod.metadata.deletion_timestamp.is_some());
+    let node = node_of(pod);
+    let zone = node
+        .and_then(|node| snapshot.nodes.get(&ObjectKey::cluster(node)))
+        .and_then(|node| node.metadata.labels.as_ref()?.get(ZONE).cloned());
+    let spec = pod.spec.as_ref();
+    let hostname = spec
+        .filter(|spec| spec.subdomain.is_some() && spec.subdomain == service.metadata.name)
+        .and_then(|spec| spec.hostname.clone())
+        .filter(|hostname| !hostname.is_empty());
+    Endpoint {
+        addresses: vec![address.to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(publish || (serving && !terminating)),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        hostname,
+        node_name: node.map(str::to_owned),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".to_owned()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        zone,
+        ..Endpoint::default()
+    }
+}

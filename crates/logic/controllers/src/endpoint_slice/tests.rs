@@ -1,0 +1,190 @@
+use super::*;
+use crate::world::World;
+use minisvc_apimachinery::resource::{NODES, PODS, SERVICES};
+use proptest::prelude::*;
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+fn settle(world: &mut World) -> usize {
+    for round in 0..5 {
+        let planned = plan(&world.snapshot);
+        if planned.is_settled() {
+            return round;
+        }
+        world.apply(&planned);
+    }
+    panic!("does not settle: {:?}", plan(&world.snapshot))
+}
+
+/// Addresses of a Service's endpoints with `ready/serving/terminating` and port.
+fn shown(world: &World, service: &str) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    for (key, slice) in &world.snapshot.endpoint_slices {
+        if owner_of(key, slice).is_none_or(|owner| owner.name != service) {
+            continue;
+        }
+        for endpoint in &slice.endpoints {
+            let c = endpoint.conditions.clone().unwrap();
+            let ports: Vec<_> = slice.ports.iter().flatten().filter_map(|port| port.port).collect();
+            let flag = |f: Option<bool>, c| if f.unwrap() { c } else { '-' };
+            let flags: String =
+                [flag(c.ready, 'R'), flag(c.serving, 'S'), flag(c.terminating, 'T')].iter().collect();
+            assert!(lines.insert(format!("{} {flags} {ports:?}", endpoint.addresses[0])));
+        }
+    }
+    lines
+}
+
+fn change(world: &mut World, pod: &str, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut object = world.get(&PODS, &key(pod)).unwrap();
+    edit(&mut object);
+    world.add(&PODS, object);
+}
+
+#[test]
+fn a_node_cannot_lead_callers_out_of_its_pod_network() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.node("node1", true);
+    world.pod("own", "web", Some("node1"), Some("10.42.1.2"));
+    world.pod("stolen", "web", Some("node1"), Some("10.42.2.2"));
+    world.pod("host", "web", Some("node1"), Some("192.168.9.1"));
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["spec"] = json!({"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24"]});
+    world.add(&NODES, node);
+    settle(&mut world);
+    assert_eq!(shown(&world, "web").into_iter().collect::<Vec<_>>(), ["10.42.1.2 RS- [8080]"]);
+}
+
+#[test]
+fn conditions_are_kubernetes_own() {
+    let mut world = World::default();
+    world.service("web", "web");
+    for (pod, address) in [("a", "10.42.0.2"), ("b", "10.42.0.3"), ("c", "10.42.0.4"), ("d", "10.42.0.5")] {
+        world.pod(pod, "web", Some("node1"), Some(address));
+    }
+    world.pod("waiting", "web", Some("node1"), None);
+    world.pod("other", "db", Some("node1"), Some("10.42.0.9"));
+    change(&mut world, "b", |pod| pod["status"]["conditions"][0]["status"] = json!("False"));
+    change(&mut world, "c", |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    change(&mut world, "d", |pod| pod["status"]["phase"] = json!("Failed"));
+    assert_eq!(settle(&mut world), 1);
+    let lines = |world: &World| shown(world, "web").into_iter().collect::<Vec<_>>();
+    assert_eq!(lines(&world), ["10.42.0.2 RS- [8080]", "10.42.0.3 --- [8080]", "10.42.0.4 -ST [8080]"]);
+
+    let mut service = world.get(&SERVICES, &key("web")).unwrap();
+    service["spec"]["publishNotReadyAddresses"] = json!(true);
+    world.add(&SERVICES, service);
+    settle(&mut world);
+    assert_eq!(lines(&world), ["10.42.0.2 RS- [8080]", "10.42.0.3 R-- [8080]", "10.42.0.4 RST [8080]"]);
+}
+
+#[test]
+fn slices_are_labelled_owned_and_go_with_the_service() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.add(
+        &ENDPOINT_SLICES,
+        json!({
+            "metadata": { "namespace": "default", "name": "mine", "labels": { SERVICE_NAME: "web" } },
+            "addressType": "IPv4", "endpoints": [], "ports": [],
+        }),
+    );
+    settle(&mut world);
+    let (slice_key, slice) =
+        world.snapshot.endpoint_slices.iter().find(|(key, slice)| owner_of(key, slice).is_some()).unwrap();
+    assert!(slice_key.name.starts_with("web-") && slice_key.name.len() == 9);
+    assert!(slice.endpoints.is_empty(), "a Service without Pods shows an empty slice");
+    assert_eq!(slice.metadata.owner_references.as_ref().unwrap()[0].controller, Some(true));
+    world.remove(&SERVICES, &key("web"));
+    settle(&mut world);
+    assert_eq!(world.snapshot.endpoint_slices.keys().collect::<Vec<_>>(), [&key("mine")]);
+}
+
+#[test]
+fn services_without_selector_keep_their_hand_made_slices() {
+    let mut world = World::default();
+    world.add(
+        &SERVICES,
+        json!({ "metadata": { "namespace": "default", "name": "db" }, "spec": { "ports": [] } }),
+    );
+    world.pod("a", "db", Some("node1"), Some("10.42.0.2"));
+    assert!(plan(&world.snapshot).is_settled());
+}
+
+#[test]
+fn pods_that_differ_in_a_named_port_are_in_separate_slices() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.pod("a", "web", Some("node1"), Some("10.42.0.2"));
+    world.pod("b", "web", Some("node1"), Some("10.42.0.3"));
+    change(&mut world, "b", |pod| pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(9090));
+    settle(&mut world);
+    let lines: Vec<_> = shown(&world, "web").into_iter().collect();
+    assert_eq!(lines, ["10.42.0.2 RS- [8080]", "10.42.0.3 RS- [9090]"]);
+    assert_eq!(world.snapshot.endpoint_slices.len(), 2);
+}
+
+#[test]
+fn a_change_of_one_pod_writes_one_slice_and_moves_nobody() {
+    let mut world = World::default();
+    world.service("web", "web");
+    for n in 0..250 {
+        world.pod(&format!("p{n}"), "web", Some("node1"), Some(&format!("10.42.0.{n}")));
+    }
+    settle(&mut world);
+    assert_eq!(world.snapshot.endpoint_slices.len(), 3);
+    change(&mut world, "p7", |pod| pod["status"]["conditions"][0]["status"] = json!("False"));
+    assert!(matches!(plan(&world.snapshot).writes.as_slice(), [Write::Replace { .. }]));
+    settle(&mut world);
+    world.remove(&PODS, &key("p9"));
+    let planned = plan(&world.snapshot);
+    assert!(matches!(planned.writes.as_slice(), [Write::Replace { .. }]));
+    world.apply(&planned);
+    world.pod("new", "web", Some("node1"), Some("10.42.1.1"));
+    assert!(matches!(plan(&world.snapshot).writes.as_slice(), [Write::Replace { .. }]), "there is room");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn the_slices_are_what_the_pods_say_and_only_dirty_services_need_planning(
+        steps in prop::collection::vec((0_u8..30, 0_u8..6), 1..30)
+    ) {
+        let mut world = World::default();
+        world.service("web", "web");
+        world.service("db", "db");
+        settle(&mut world);
+        for (n, what) in steps {
+            let before = world.snapshot.clone();
+            let (name, app) = (format!("p{n}"), if n % 3 == 0 { "db" } else { "web" });
+            let address = format!("10.42.0.{n}");
+            match what {
+                0 => world.remove(&PODS, &key(&name)),
+                1 => world.pod(&name, app, Some("node1"), None),
+                2 => { world.remove(&SERVICES, &key("db")); }
+                3 => { world.service("db", "db"); }
+                _ => {
+                    world.pod(&name, app, Some("node1"), Some(&address));
+                    change(&mut world, &name, |pod| {
+                        pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(8000 + i32::from(n % 4));
+                    });
+                }
+            }
+            let dirty = dirty(&before, &world.snapshot);
+            prop_assert_eq!(plan_services(&world.snapshot, dirty.iter()), plan(&world.snapshot));
+            settle(&mut world);
+            for app in ["web", "db"] {
+                let there = world.snapshot.services.contains_key(&key(app));
+                let expected: BTreeSet<String> = world.snapshot.pods.values()
+                    .filter(|pod| there && pod.metadata.labels.as_ref().unwrap()["app"] == app)
+                    .filter_map(|pod| pod.status.as_ref()?.pod_ip.clone()).collect();
+                let have: BTreeSet<String> =
+                    shown(&world, app).iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+                prop_assert_eq!(have, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The addresses at which an Ingress is reached: those of all ready nodes, as each runs the ingress proxy.
+
+use crate::{
+    objects::{node_address, node_is_ready, version_guard},
+    plan::{Plan, Write},
+};
+use k8s_openapi::api::networking::v1::Ingress;
+use minisvc_apimachinery::{Snapshot, resource::INGRESSES};
+use serde_json::json;
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// Class of the Ingresses that minisvc serves; those that name no class are served too.
+pub const CLASS: &str = "minisvc";
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// Whether an Ingress is ours.
+pub fn is_ours(ingress: &Ingress) -> bool {
+    let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
+    let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
+    class.or(annotation.map(String::as_str)).is_none_or(|class| class == CLASS)
+}
+
+/// Plans the status of every Ingress of ours.
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let ready = snapshot.nodes.values().filter(|node| node_is_ready(node));
+    let addresses: BTreeSet<IpAddr> = ready.filter_map(|node| node_address(node)).collect();
+    let wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let mut plan = Plan::default();
+    for (key, ingress) in snapshot.ingresses.iter().filter(|(_, ingress)| is_ours(ingress)) {
+        let status = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let present = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+        let same = present.len() == wanted.len()
+            && present.iter().zip(&wanted).all(|(a, b)| a.ip.as_ref() == Some(b) && a.hostname.is_none());
+        if same || ingress.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let ingress_points: Vec<_> = wanted.iter().map(|ip| json!({ "ip": ip })).collect();
+        plan.writes.push(Write::Patch {
+            resource: &INGRESSES,
+            key: key.clone(),
+            subresource: Some("status"),
+            patch: json!({
+                "metadata": version_guard(&ingress.metadata),
+                "status": { "loadBalancer": { "ingress": ingress_points } },
+            }),
+        });
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::World;
+    use minisvc_apimachinery::ObjectKey;
+
+    #[test]
+    fn ready_nodes_addresses_are_listed_for_our_class_only() {
+        let mut world = World::default();
+        world.node("node1", true);
+        world.node("node2", false);
+        world.add(&INGRESSES, json!({ "metadata": { "namespace": "default", "name": "a" }, "spec": {} }));
+        world.add(
+            &INGRESSES,
+            json!({
+                "metadata": { "namespace": "default", "name": "b" }, "spec": { "ingressClassName": "nginx" }
+            }),
+        );
+        world.apply(&plan(&world.snapshot));
+        assert!(plan(&world.snapshot).is_settled());
+        let shown = |name: &str| {
+            let status = world.snapshot.ingresses[&ObjectKey::new("default", name)].status.clone();
+            let points = status.and_then(|s| s.load_balancer).and_then(|s| s.ingress).unwrap_or_default();
+            points.into_iter().filter_map(|point| point.ip).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("a"), ["192.168.9.1"]);
+        assert!(shown("b").is_empty());
+    }
+}

@@ -1,0 +1,30 @@
+//! The decisions of the control plane: a snapshot in, the writes that bring the cluster closer to what it should be out.
+//!
+//! - [`bootstrap`]: the namespaces and Services every cluster has.
+//! - [`endpoint_slice`]: which Pods answer for which Service.
+//! - [`scheduler`]: which node runs a Pod.
+//! - [`node_ipam`]: each node's part of the Pod network.
+//! - [`node_lifecycle`]: nodes that fell silent, Pods whose node is gone.
+//! - [`service_lb`]: addresses of Services of type LoadBalancer.
+//! - [`ingress_status`]: the addresses at which an Ingress is reached.
+//! - [`namespace`]: emptying what is being deleted.
+//! - [`garbage`]: objects whose owner is gone.
+//!
+//! Invariants: level-triggered, so a plan that was carried out and shown in the snapshot plans nothing more; one bad
+//! object is reported and left out, never in the way of others; writes carry the version or the UID they were decided on.
+
+pub mod bootstrap;
+pub mod endpoint_slice;
+pub mod garbage;
+pub mod ingress_status;
+pub mod namespace;
+pub mod node_ipam;
+pub mod node_lifecycle;
+mod objects;
+pub mod plan;
+pub mod scheduler;
+pub mod service_lb;
+#[cfg(test)]
+mod world;
+
+pub use plan::{Notice, Owner, Plan, Write};

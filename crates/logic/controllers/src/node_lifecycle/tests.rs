@@ -1,0 +1,99 @@
+use super::*;
+use crate::{objects::pod_is_ready, world::World};
+use minisvc_apimachinery::resource::LEASES;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_800_000_000 + seconds)
+}
+
+fn renew(world: &mut World, node: &str, seconds: i64) {
+    world.add(
+        &LEASES,
+        json!({
+            "metadata": { "namespace": NODE_LEASES, "name": node },
+            // The node's clock is an hour off: it must not matter.
+            "spec": { "renewTime": MicroTime(at(seconds - 3600)) },
+        }),
+    );
+}
+
+fn status(world: &World, node: &str) -> String {
+    node_condition(&world.snapshot.nodes[&ObjectKey::cluster(node)], "Ready").unwrap().status.clone()
+}
+
+#[test]
+fn a_silent_node_is_unknown_and_its_pods_not_ready_and_nobody_else() {
+    let mut world = World::default();
+    let (mut seen, grace) = (Observations::default(), Grace::default());
+    for node in ["node1", "node2"] {
+        world.node(node, true);
+        renew(&mut world, node, 0);
+    }
+    world.pod("a", "web", Some("node1"), Some("10.42.0.2"));
+    world.pod("b", "web", Some("node2"), Some("10.42.1.2"));
+    for second in 0..4 {
+        renew(&mut world, "node2", second);
+        seen.observe(&world.snapshot, at(second));
+        assert!(plan(&world.snapshot, &seen, &grace, at(second)).is_settled(), "{second}");
+    }
+    renew(&mut world, "node2", 4);
+    seen.observe(&world.snapshot, at(4));
+    let planned = plan(&world.snapshot, &seen, &grace, at(4));
+    world.apply(&planned);
+    assert_eq!((status(&world, "node1"), status(&world, "node2")), ("Unknown".to_owned(), "True".to_owned()));
+    let ready =
+        |world: &World, pod: &str| pod_is_ready(&world.snapshot.pods[&ObjectKey::new("default", pod)]);
+    assert!(!ready(&world, "a") && ready(&world, "b"));
+    assert!(plan(&world.snapshot, &seen, &grace, at(4)).is_settled());
+
+    // It comes back: its agent says so, and we leave that alone.
+    world.node("node1", true);
+    renew(&mut world, "node1", 9);
+    seen.observe(&world.snapshot, at(9));
+    let planned = plan(&world.snapshot, &seen, &grace, at(9));
+    assert!(!planned.writes.iter().any(|write| write.target().1.name == "node1"));
+}
+
+#[test]
+fn what_we_could_not_see_is_nobodys_death() {
+    let mut world = World::default();
+    let (mut seen, grace) = (Observations::default(), Grace::default());
+    world.node("node1", true);
+    renew(&mut world, "node1", 0);
+    seen.observe(&world.snapshot, at(0));
+    seen.observe(&world.snapshot, at(60));
+    seen.blind(at(60));
+    assert!(plan(&world.snapshot, &seen, &grace, at(61)).is_settled());
+    assert!(!plan(&world.snapshot, &seen, &grace, at(64)).is_settled());
+}
+
+#[test]
+fn pods_nobody_will_end_are_removed_in_time() {
+    let mut world = World::default();
+    let (mut seen, grace) = (Observations::default(), Grace::default());
+    world.node("node1", true);
+    world.pod("orphan", "web", Some("node7"), Some("10.42.7.2"));
+    world.pod("ending", "web", Some("node1"), None);
+    let key = ObjectKey::new("default", "ending");
+    let mut ending = world.get(&PODS, &key).unwrap();
+    ending["metadata"]["deletionTimestamp"] = json!(Time(at(0)));
+    world.add(&PODS, ending);
+    seen.observe(&world.snapshot, at(0));
+    for second in 0..30 {
+        seen.observe(&world.snapshot, at(second));
+        let planned = plan(&world.snapshot, &seen, &grace, at(second));
+        for write in &planned.writes {
+            let expected = match write {
+                Write::Delete { key, unless_exists, grace_seconds, .. } => {
+                    assert_eq!(*grace_seconds, Some(0));
+                    assert_eq!(unless_exists.len(), usize::from(key.name == "orphan"));
+                    if key.name == "orphan" { 5 } else { 10 }
+                }
+                _ => 4,
+            };
+            assert_eq!(second, expected, "{write:?}");
+        }
+        world.apply(&planned);
+    }
+    assert!(world.snapshot.pods.is_empty());
+}

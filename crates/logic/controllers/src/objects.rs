@@ -1,0 +1,80 @@
+//! Small questions about objects that several controllers ask.
+
+use k8s_openapi::{
+    api::core::v1::{Node, NodeCondition, Pod, PodCondition, Service},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, net::IpAddr};
+
+pub(crate) fn name(meta: &ObjectMeta) -> &str {
+    meta.name.as_deref().unwrap_or_default()
+}
+
+pub(crate) fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
+/// `metadata` of a merge patch that only fits the version we decided on.
+pub(crate) fn version_guard(meta: &ObjectMeta) -> Value {
+    json!({ "resourceVersion": meta.resource_version, "uid": meta.uid })
+}
+
+/// Whether labels satisfy a Service's selector. An empty selector selects nothing here, as for Services.
+pub(crate) fn selects(selector: &BTreeMap<String, String>, meta: &ObjectMeta) -> bool {
+    !selector.is_empty()
+        && meta
+            .labels
+            .as_ref()
+            .is_some_and(|labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
+}
+
+pub(crate) fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
+    service.spec.as_ref()?.selector.as_ref().filter(|selector| !selector.is_empty())
+}
+
+pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+/// Whether all containers have ended for good: such a Pod counts for nothing.
+pub(crate) fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+pub(crate) fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+pub(crate) fn pod_is_ready(pod: &Pod) -> bool {
+    pod_condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+pub(crate) fn node_condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+pub(crate) fn node_is_ready(node: &Node) -> bool {
+    node_condition(node, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// A node's own address: the first InternalIP.
+pub(crate) fn node_address(node: &Node) -> Option<IpAddr> {
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    addresses
+        .iter()
+        .filter(|address| address.type_ == "InternalIP")
+        .find_map(|address| address.address.parse().ok())
+}
+
+/// FNV-1a, 64 bits: stable between versions and machines.
+pub(crate) fn hash(parts: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for part in parts {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash
+}

@@ -1,0 +1,135 @@
+//! What a controller decides: writes to the API, and what to tell people.
+
+use minisvc_apimachinery::{ObjectKey, Resource};
+use serde_json::Value;
+
+/// An object as another names it: by kind, name and UID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Kind.
+    pub resource: &'static Resource,
+    /// Name.
+    pub key: ObjectKey,
+    /// UID; empty: any object of that name.
+    pub uid: String,
+}
+
+/// One write. None changes an object in another version than the one it was decided on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Creates an object.
+    Create {
+        /// Kind.
+        resource: &'static Resource,
+        /// Its key, for telling writes apart.
+        key: ObjectKey,
+        /// The object.
+        object: Value,
+    },
+    /// Replaces an object that is wholly ours; `object` names the version it replaces.
+    Replace {
+        /// Kind.
+        resource: &'static Resource,
+        /// Which object.
+        key: ObjectKey,
+        /// The new object.
+        object: Value,
+    },
+    /// Merge patch; `patch` names the version it was made for.
+    Patch {
+        /// Kind.
+        resource: &'static Resource,
+        /// Which object.
+        key: ObjectKey,
+        /// Such as `status`.
+        subresource: Option<&'static str>,
+        /// RFC 7386.
+        patch: Value,
+    },
+    /// Gives a Pod its node.
+    Bind {
+        /// The Pod.
+        pod: ObjectKey,
+        /// Its UID.
+        uid: String,
+        /// The node.
+        node: String,
+    },
+    /// Deletes an object.
+    Delete {
+        /// Kind.
+        resource: &'static Resource,
+        /// Which object.
+        key: ObjectKey,
+        /// Its UID.
+        uid: String,
+        /// Seconds a Pod gets to end; none: as it asks for itself.
+        grace_seconds: Option<i64>,
+        /// Not if the server still has one of these: a snapshot's kinds are not all equally new.
+        unless_exists: Vec<Owner>,
+    },
+    /// Deletes everything of these kinds in a namespace that is being deleted; once nothing is left, lets it go.
+    Empty {
+        /// The namespace.
+        namespace: ObjectKey,
+        /// Kinds, in the order in which they are deleted.
+        resources: Vec<&'static Resource>,
+        /// Body for the namespace's `finalize`.
+        finalized: Value,
+    },
+}
+
+impl Write {
+    /// What it writes to: at most one write to an object is under way at a time.
+    pub fn target(&self) -> (&'static Resource, &ObjectKey) {
+        match self {
+            Self::Create { resource, key, .. }
+            | Self::Replace { resource, key, .. }
+            | Self::Patch { resource, key, .. }
+            | Self::Delete { resource, key, .. } => (resource, key),
+            Self::Bind { pod, .. } => (&minisvc_apimachinery::resource::PODS, pod),
+            Self::Empty { namespace, .. } => (&minisvc_apimachinery::resource::NAMESPACES, namespace),
+        }
+    }
+}
+
+/// Something people should hear of: becomes an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Kind of the object it is about.
+    pub resource: &'static Resource,
+    /// The object.
+    pub key: ObjectKey,
+    /// Its UID.
+    pub uid: String,
+    /// Whether it needs attention.
+    pub warning: bool,
+    /// One word in CamelCase.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// Whether it comes true only with the write to the same object in this plan.
+    pub with_write: bool,
+}
+
+/// What to do, and what to tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Writes to different objects; their order does not matter.
+    pub writes: Vec<Write>,
+    /// What to tell.
+    pub notices: Vec<Notice>,
+}
+
+impl Plan {
+    /// Whether there is nothing to write.
+    pub fn is_settled(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Adds another plan.
+    pub fn extend(&mut self, other: Self) {
+        self.writes.extend(other.writes);
+        self.notices.extend(other.notices);
+    }
+}

@@ -1,0 +1,113 @@
+use super::*;
+use crate::world::World;
+use minisvc_apimachinery::resource::NODES;
+use proptest::prelude::*;
+
+fn now() -> Timestamp {
+    Timestamp::UNIX_EPOCH
+}
+
+fn nodes(world: &mut World, count: u8) {
+    for n in 1..=count {
+        world.node(&format!("node{n}"), true);
+    }
+}
+
+fn node_object(world: &mut World, name: &str, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut object = world.get(&NODES, &ObjectKey::cluster(name)).unwrap();
+    edit(&mut object);
+    world.add(&NODES, object);
+}
+
+fn message(world: &World, pod: &str) -> String {
+    let pod = &world.snapshot.pods[&ObjectKey::new("default", pod)];
+    pod_condition(pod, "PodScheduled").and_then(|condition| condition.message.clone()).unwrap_or_default()
+}
+
+#[test]
+fn three_pods_of_one_pass_go_to_three_nodes() {
+    let mut world = World::default();
+    nodes(&mut world, 3);
+    for n in 0..4 {
+        world.pod(&format!("filler{n}"), "other", Some("node1"), None);
+    }
+    world.service("echo", "echo");
+    for n in 0..3 {
+        world.pod(&format!("echo-{n}"), "echo", None, None);
+    }
+    let planned = plan(&world.snapshot, now());
+    world.apply(&planned);
+    let used: BTreeSet<_> = planned
+        .writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::Bind { node, .. } => Some(node.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(used.len(), 3, "{planned:?}");
+    assert!(plan(&world.snapshot, now()).is_settled());
+}
+
+#[test]
+fn who_fits_nowhere_is_told_why_once() {
+    let mut world = World::default();
+    world.pod("a", "web", None, None);
+    world.apply(&plan(&world.snapshot, now()));
+    assert_eq!(message(&world, "a"), "no nodes available to schedule pods");
+    nodes(&mut world, 4);
+    node_object(&mut world, "node1", |node| node["spec"]["unschedulable"] = json!(true));
+    world.node("node2", false);
+    node_object(&mut world, "node3", |node| {
+        node["spec"]["taints"] = json!([{ "key": "dedicated", "value": "db", "effect": "NoSchedule" }]);
+    });
+    let mut pod = world.get(&PODS, &ObjectKey::new("default", "a")).unwrap();
+    pod["spec"]["nodeSelector"] = json!({ "disk": "ssd" });
+    world.add(&PODS, pod.clone());
+    world.apply(&plan(&world.snapshot, now()));
+    assert_eq!(
+        message(&world, "a"),
+        "0/4 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, \
+         1 node(s) had untolerated taint {dedicated: db}, \
+         1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }, 1 node(s) were unschedulable."
+    );
+    assert_eq!(plan(&world.snapshot, now()), Plan::default());
+    pod["spec"]["tolerations"] = json!([{ "key": "dedicated", "operator": "Exists" }]);
+    pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "node3" });
+    world.add(&PODS, pod);
+    assert!(
+        matches!(plan(&world.snapshot, now()).writes.as_slice(), [Write::Bind { node, .. }] if node == "node3")
+    );
+}
+
+#[test]
+fn full_nodes_take_no_more() {
+    let mut world = World::default();
+    nodes(&mut world, 1);
+    node_object(&mut world, "node1", |node| node["status"]["allocatable"] = json!({ "pods": "1" }));
+    world.pod("a", "web", None, None);
+    world.pod("b", "web", None, None);
+    world.apply(&plan(&world.snapshot, now()));
+    assert_eq!(message(&world, "b"), "0/1 nodes are available: 1 Too many pods.");
+}
+
+proptest! {
+    #[test]
+    fn pods_of_a_service_never_differ_by_more_than_one_between_nodes(count in 1_u8..6, pods in 1_usize..30) {
+        let mut world = World::default();
+        nodes(&mut world, count);
+        world.service("web", "web");
+        let mut placed: BTreeMap<String, usize> = (1..=count).map(|n| (format!("node{n}"), 0)).collect();
+        for n in 0..pods {
+            world.pod(&format!("p{n}"), "web", None, None);
+            if n % 3 == 0 {
+                world.apply(&plan(&world.snapshot, now()));
+            }
+        }
+        world.apply(&plan(&world.snapshot, now()));
+        for pod in world.snapshot.pods.values() {
+            *placed.get_mut(node_of(pod).unwrap()).unwrap() += 1;
+        }
+        prop_assert!(placed.values().max().unwrap() - placed.values().min().unwrap() <= 1);
+    }
+}

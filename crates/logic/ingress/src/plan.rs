@@ -1,0 +1,163 @@
+//! From a snapshot to the route table.
+//!
+//! In: Ingresses, Services, EndpointSlices, Secrets. Out: the table, and what was left out with the reason.
+
+use crate::{
+    backend::{Backends, Fault},
+    table::{Certificate, PathType, RouteTable},
+};
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
+use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
+use minisvc_reconcile::{Planned, Rejection};
+use std::sync::Arc;
+
+/// `spec.ingressClassName` of the Ingresses that are served; those without a class are served too.
+pub const INGRESS_CLASS: &str = "minisvc";
+/// The annotation that named the class before the field existed.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// The route table of a snapshot. Ingresses of another class are ignored.
+pub fn desired(snapshot: &Synced<Snapshot>) -> Planned<RouteTable> {
+    let mut plan = Plan {
+        snapshot,
+        backends: Backends::new(snapshot),
+        table: RouteTable::default(),
+        rejected: Vec::new(),
+    };
+    let mut ingresses: Vec<_> = snapshot.ingresses.iter().filter(|(_, ingress)| is_ours(ingress)).collect();
+    // The older Ingress has what two of them claim, so that a new one cannot take over a host.
+    ingresses.sort_by_key(|(key, ingress)| {
+        (ingress.metadata.creation_timestamp.as_ref().map(|time| time.0), (*key).clone())
+    });
+    for (key, ingress) in ingresses {
+        plan.add(key, ingress);
+    }
+    plan.rejected.sort();
+    Planned { desired: plan.table, rejected: plan.rejected }
+}
+
+fn is_ours(ingress: &Ingress) -> bool {
+    let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
+    let annotation = || ingress.metadata.annotations.as_ref()?.get(CLASS_ANNOTATION).map(String::as_str);
+    field.or_else(annotation).is_none_or(|class| class == INGRESS_CLASS)
+}
+
+struct Plan<'a> {
+    snapshot: &'a Snapshot,
+    backends: Backends<'a>,
+    table: RouteTable,
+    rejected: Vec<Rejection>,
+}
+
+impl Plan<'_> {
+    fn add(&mut self, key: &ObjectKey, ingress: &Ingress) {
+        let Some(spec) = &ingress.spec else { return };
+        for (index, tls) in spec.tls.iter().flatten().enumerate() {
+            self.add_tls(key, &format!("spec.tls[{index}]"), tls);
+        }
+        for (index, rule) in spec.rules.iter().flatten().enumerate() {
+            let field = format!("spec.rules[{index}]");
+            let Some(host) = host_of(rule.host.as_deref().unwrap_or_default()) else {
+                let message =
+                    format!("{field}.host: Invalid value: {:?}", rule.host.as_deref().unwrap_or_default());
+                self.reject(key, ("InvalidHost", message));
+                continue;
+            };
+            for (index, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+                self.add_path(key, &format!("{field}.http.paths[{index}]"), &host, path);
+            }
+        }
+        if let Some(backend) = &spec.default_backend
+            && let Some(backend) = self.backend(key, "spec.defaultBackend", backend)
+            && !self.table.add_default(backend)
+        {
+            let message = "spec.defaultBackend: an older Ingress has set the default backend".to_owned();
+            self.reject(key, ("Conflict", message));
+        }
+    }
+
+    fn add_path(&mut self, key: &ObjectKey, field: &str, host: &str, path: &HTTPIngressPath) {
+        let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        let kind = match path.path_type.as_str() {
+            "Exact" => PathType::Exact,
+            "Prefix" | "ImplementationSpecific" => PathType::Prefix,
+            other => {
+                self.reject(
+                    key,
+                    ("InvalidPathType", format!("{field}.pathType: Unsupported value: {other:?}")),
+                );
+                return;
+            }
+        };
+        if !text.starts_with('/') {
+            let message = format!("{field}.path: Invalid value: {text:?}: must be an absolute path");
+            self.reject(key, ("InvalidPath", message));
+            return;
+        }
+        let Some(backend) = self.backend(key, field, &path.backend) else { return };
+        if !self.table.add_path(host, kind, text, &backend) {
+            let message = format!("{field}: an older Ingress or rule has {host:?} {text:?}");
+            self.reject(key, ("Conflict", message));
+        }
+    }
+
+    fn add_tls(&mut self, key: &ObjectKey, field: &str, tls: &IngressTLS) {
+        // Without a Secret it says that the hosts may be served with a default certificate: there is none.
+        let Some(name) = &tls.secret_name else { return };
+        let secret = ObjectKey::new(&*key.namespace, &**name);
+        let Some(object) = self.snapshot.secrets.get(&secret) else {
+            self.reject(key, ("SecretNotFound", format!("{field}.secretName: Secret {name:?} not found")));
+            return;
+        };
+        let part = |part: &str| Some(object.data.as_ref()?.get(part)?.0.clone());
+        let (Some(chain_pem), Some(key_pem)) = (part("tls.crt"), part("tls.key")) else {
+            let message = format!("{field}.secretName: Secret {name:?} needs both tls.crt and tls.key");
+            self.reject(key, ("InvalidSecret", message));
+            return;
+        };
+        let certificate = Arc::new(Certificate { secret, chain_pem, key_pem });
+        let hosts = tls.hosts.as_deref().filter(|hosts| !hosts.is_empty());
+        for host in hosts.unwrap_or(&[String::new()]) {
+            let Some(host) = host_of(host) else {
+                self.reject(key, ("InvalidHost", format!("{field}.hosts: Invalid value: {host:?}")));
+                continue;
+            };
+            if !self.table.add_certificate(&host, &certificate) {
+                let message = format!("{field}.hosts: an older Ingress has another certificate for {host:?}");
+                self.reject(key, ("Conflict", message));
+            }
+        }
+    }
+
+    fn backend(
+        &mut self,
+        key: &ObjectKey,
+        field: &str,
+        backend: &IngressBackend,
+    ) -> Option<Arc<crate::Backend>> {
+        let (backend, fault) = match self.backends.resolve(&key.namespace, backend) {
+            Ok((backend, fault)) => (Some(backend), fault),
+            Err(fault) => (None, Some(fault)),
+        };
+        if let Some((reason, message)) = fault {
+            self.reject(key, (reason, format!("{field}: {message}")));
+        }
+        backend
+    }
+
+    fn reject(&mut self, key: &ObjectKey, (reason, message): Fault) {
+        let (namespace, name) = (key.namespace.clone(), key.name.clone());
+        self.rejected.push(Rejection { kind: "Ingress", namespace, name, reason, message });
+    }
+}
+
+/// A rule's host as the table has it: lower-cased, empty for every host; None: it is no host.
+fn host_of(host: &str) -> Option<String> {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    let valid = host.is_empty() || (host.len() <= 253 && !is_address && name.split('.').all(label));
+    valid.then(|| host.to_ascii_lowercase())
+}

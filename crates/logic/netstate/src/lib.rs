@@ -1,0 +1,5 @@
+//! Typed links, addresses, routes, neighbours, nft tables and map elements.
+
+pub mod flow;
+pub mod link;
+pub mod nft;

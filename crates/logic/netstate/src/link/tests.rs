@@ -1,0 +1,67 @@
+use super::*;
+use minisvc_reconcile::{Op, diff};
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn what_is_needed_is_made_first_and_removed_last() {
+    let pod = || Scope::Pod("p".to_owned());
+    let route =
+        RouteSpec::Via { link: "eth0".into(), gateway: Some(ip("169.254.1.1")), onlink: true, source: None };
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let desired: NetState = [
+        (NetKey::Route(pod(), net("0.0.0.0/0")), NetSpec::Route(route)),
+        (NetKey::Neighbour(pod(), "eth0".into(), ip("169.254.1.1")), NetSpec::Neighbour(mac)),
+        (NetKey::Address(pod(), "eth0".into(), net("10.42.0.2/32")), NetSpec::Address(AddressScope::Global)),
+        (
+            NetKey::Link(Scope::Host, "msv1".into()),
+            NetSpec::Link(LinkSpec {
+                kind: LinkKind::Veth { mac, peer_namespace: Some("p".into()) },
+                mtu_bytes: 1450,
+                up: true,
+            }),
+        ),
+        (NetKey::Sysctl(pod(), Sysctl::DefaultAcceptRa), NetSpec::Sysctl(0)),
+        (NetKey::Namespace("p".into()), NetSpec::Namespace),
+    ]
+    .into();
+    let kinds = |ops: Vec<Op<NetKey, NetSpec>>| -> Vec<String> {
+        let word = |key: &NetKey| {
+            key.to_string().split(' ').find(|w| !w.contains('/') && *w != "host").map(str::to_owned)
+        };
+        ops.iter()
+            .filter_map(|op| match op {
+                Op::Put(key, _) | Op::Delete(key) => word(key),
+            })
+            .collect()
+    };
+    let order = ["namespace", "sysctl", "link", "address", "neighbour", "route"];
+    assert_eq!(kinds(diff(&desired, &NetState::new())), order);
+    let mut reverse = order;
+    reverse.reverse();
+    assert_eq!(kinds(diff(&NetState::new(), &desired)), reverse);
+}
+
+#[test]
+fn only_single_addresses_of_ours_are_ours() {
+    let owned = Owned {
+        networks: vec![net("10.42.0.0/16"), net("10.43.0.0/16")],
+        ranges: vec![(ip("192.168.0.200"), ip("192.168.0.210"))],
+    };
+    assert!(owned.address("lo", &net("10.43.0.10/32")));
+    assert!(owned.address("msvvx", &net("172.16.0.1/24")));
+    assert!(owned.address("eth0", &net("192.168.0.210/32")));
+    assert!(
+        !owned.address("eth0", &net("192.168.0.205/24")),
+        "a node's own address inside the pool is not ours"
+    );
+    assert!(!owned.address("eth0", &net("192.168.0.211/32")));
+    assert!(!owned.address("eth0", &net("10.42.0.1/32")));
+    assert!(!owned.address("lo", &net("127.0.0.1/8")));
+}

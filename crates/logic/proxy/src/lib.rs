@@ -1,0 +1,29 @@
+//! From a cluster's objects to the service table of one node.
+//!
+//! In: a [`minisvc_apimachinery::Snapshot`] and a [`NodeView`]. Out: a [`minisvc_netstate::nft::ServiceTable`], and
+//! the objects that were left out with the reason.
+//!
+//! - [`service`]: a Service's spec as typed values. [`endpoints`]: who may answer, by traffic policy.
+//! - [`plan`]: what one Service wants, without numbers. [`elements`]: that as elements of the table.
+//! - [`planner`]: all Services together, recomputing only those that a change touched.
+//! - [`holder`]: which node answers for a load balancer's address.
+//! - [`conntrack`]: which remembered UDP flows are stale.
+//!
+//! Invariants: the same snapshot and the same previous table give the same table; an endpoint set keeps its number as
+//! long as one of its frontends lives; one bad object is rejected and stops nobody else.
+
+pub mod conntrack;
+pub mod elements;
+pub mod endpoints;
+pub mod holder;
+pub mod numbers;
+pub mod plan;
+pub mod planner;
+pub mod service;
+
+pub use conntrack::udp_flow_is_stale;
+pub use holder::{lb_holder, load_balancer_addresses_of};
+pub use minisvc_netstate::flow::UdpFlow;
+pub use minisvc_netstate::nft::trace::trace;
+pub use plan::NodeView;
+pub use planner::{Delta, Planner, desired};

@@ -1,0 +1,420 @@
+//! All Services together: the table of a node, kept up to date change by change.
+//!
+//! In: snapshots, one after the other. Out: the steps from the previous table to the next. Only Services that a change
+//! touched, and those that share an address or port with them, are planned again.
+//!
+//! Invariants: after any sequence of updates the table is what [`desired`] gives for the last snapshot and that table;
+//! a place that two Services claim belongs to the older one, and the other is rejected with `Conflict`.
+
+use crate::{
+    elements::{frontend_elements, node_elements, set_elements},
+    endpoints::service_of,
+    numbers::{ClassNumbers, SetNumbers},
+    plan::{NodeView, Place, ServicePlan, SetName, plan},
+};
+use imbl::ordmap::DiffItem;
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
+use minisvc_netstate::nft::{Class, Key, ServiceTable, Value, element::mark};
+use minisvc_reconcile::{Op, Planned, Rejection, diff};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+/// What an update changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// Steps from the previous table to the new one: deletes first.
+    pub ops: Vec<Op<Key, Value>>,
+    /// Whether a Service with a UDP port was touched, so that remembered flows may be stale.
+    pub udp: bool,
+    /// Whether the list of rejected objects may be another.
+    pub rejected: bool,
+}
+
+/// The table of a node.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    node: NodeView,
+    node_addresses: Vec<Ipv4Addr>,
+    services: Objects<Service>,
+    slices: Objects<EndpointSlice>,
+    slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    planned: BTreeMap<ObjectKey, Entry>,
+    claims: BTreeMap<Place, BTreeSet<Claim>>,
+    shared: BTreeMap<Key, usize>,
+    sets: SetNumbers,
+    classes: ClassNumbers,
+    table: ServiceTable,
+    started: bool,
+}
+
+/// Age and name: the least owns the place.
+type Claim = (i64, ObjectKey);
+
+/// A planned Service and what it put into the table.
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    plan: ServicePlan,
+    /// Number and class of each set in use.
+    numbers: BTreeMap<SetName, (u32, Class)>,
+    /// Elements of this Service alone.
+    elements: Vec<(Key, Value)>,
+    /// Conflicts and exhausted numbers.
+    rejected: Vec<Rejection>,
+}
+
+/// Changes to the table, last one wins.
+type Changes = BTreeMap<Key, Option<Value>>;
+
+/// The table of a node for a snapshot. `previous` is the table in the kernel, or an empty one: numbers of endpoint sets
+/// that are in it are kept.
+pub fn desired(snapshot: &Snapshot, node: &NodeView, previous: &ServiceTable) -> Planned<ServiceTable> {
+    let mut planner = Planner::new(node.clone(), previous);
+    planner.update(snapshot);
+    Planned { rejected: planner.rejected(), desired: planner.table }
+}
+
+impl Planner {
+    /// A planner that starts from the table found in the kernel; the first update gives the steps from that.
+    pub fn new(node: NodeView, actual: &ServiceTable) -> Self {
+        Self {
+            node_addresses: node.addresses_v4().collect(),
+            node,
+            services: Objects::new(),
+            slices: Objects::new(),
+            slices_of: BTreeMap::new(),
+            planned: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            sets: SetNumbers::of(actual),
+            classes: ClassNumbers::of(actual),
+            table: actual.clone(),
+            started: false,
+        }
+    }
+
+    /// The table that the last update led to.
+    pub fn table(&self) -> &ServiceTable {
+        &self.table
+    }
+
+    /// The objects left out, sorted.
+    pub fn rejected(&self) -> Vec<Rejection> {
+        let of_entry =
+            |entry: &Entry| entry.plan.rejected.iter().chain(&entry.rejected).cloned().collect::<Vec<_>>();
+        let all: BTreeSet<_> = self.planned.values().flat_map(of_entry).collect();
+        all.into_iter().collect()
+    }
+
+    /// Plans for another view of the node: everything again, numbers kept.
+    pub fn set_node(&mut self, node: NodeView) {
+        if node != self.node {
+            *self = Self::new(node, &self.table);
+        }
+    }
+
+    /// Takes in a snapshot.
+    pub fn update(&mut self, snapshot: &Snapshot) -> Delta {
+        let touched = self.take_in(snapshot);
+        let first = !self.started;
+        if touched.is_empty() && !first {
+            return Delta::default();
+        }
+        let previous = first.then(|| std::mem::take(&mut self.table));
+        let mut changes = Changes::new();
+        if first {
+            changes.extend(node_elements(&self.node).into_iter().map(|(key, value)| (key, Some(value))));
+        }
+        let mut udp = first;
+        let mut again = BTreeSet::new();
+        for key in touched {
+            udp |= self.plan_again(&key, &mut again, &mut changes);
+        }
+        for key in &again {
+            udp |= self.planned.get(key).is_some_and(|entry| entry.plan.has_udp());
+            self.retract(key, &mut changes);
+        }
+        if first {
+            for key in &again {
+                self.recover(key);
+            }
+        }
+        for key in &again {
+            self.emit(key, &mut changes);
+        }
+        self.started = true;
+        self.sets.recovered();
+        self.classes.recovered();
+        let ops = match previous {
+            Some(previous) => {
+                let elements = changes.into_iter().filter_map(|(key, value)| Some((key, value?)));
+                self.table = elements.collect();
+                diff(&self.table, &previous)
+            }
+            None => self.settle(changes),
+        };
+        Delta { ops, udp, rejected: true }
+    }
+
+    /// Notes the snapshot's Services and slices; the Services that differ from the last one.
+    fn take_in(&mut self, snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
+        let mut touched = BTreeSet::new();
+        for item in self.services.diff(&snapshot.services) {
+            match item {
+                DiffItem::Add(key, _) | DiffItem::Remove(key, _) => touched.insert(key.clone()),
+                DiffItem::Update { new: (key, _), .. } => touched.insert(key.clone()),
+            };
+        }
+        for item in self.slices.diff(&snapshot.endpoint_slices) {
+            let (old, new) = match item {
+                DiffItem::Add(key, new) => (None, Some((key, new))),
+                DiffItem::Remove(key, old) => (Some((key, old)), None),
+                DiffItem::Update { old, new } => (Some(old), Some(new)),
+            };
+            if let Some((key, slice)) = old
+                && let Some(service) = service_of(slice)
+            {
+                if let Some(slices) = self.slices_of.get_mut(&service) {
+                    slices.remove(key);
+                    if slices.is_empty() {
+                        self.slices_of.remove(&service);
+                    }
+                }
+                touched.insert(service);
+            }
+            if let Some((key, slice)) = new
+                && let Some(service) = service_of(slice)
+            {
+                self.slices_of.entry(service.clone()).or_default().insert(key.clone());
+                touched.insert(service);
+            }
+        }
+        self.services = snapshot.services.clone();
+        self.slices = snapshot.endpoint_slices.clone();
+        touched
+    }
+
+    /// Plans a Service anew; adds it and those who contend with it to `again`. True if it had UDP ports.
+    fn plan_again(
+        &mut self,
+        key: &ObjectKey,
+        again: &mut BTreeSet<ObjectKey>,
+        changes: &mut Changes,
+    ) -> bool {
+        let new = self.services.get(key).map(|service| {
+            let slices: Vec<&EndpointSlice> = self
+                .slices_of
+                .get(key)
+                .into_iter()
+                .flatten()
+                .filter_map(|slice| self.slices.get(slice))
+                .map(|slice| &**slice)
+                .collect();
+            plan(service, &slices, &self.node)
+        });
+        if new.as_ref() == self.planned.get(key).map(|entry| &entry.plan) {
+            return false;
+        }
+        let had_udp = self.planned.get(key).is_some_and(|entry| entry.plan.has_udp());
+        if let Some(old) = self.planned.get(key).map(|entry| entry.plan.clone()) {
+            for place in old.frontends.keys() {
+                self.unclaim(place, &(old.created_s, key.clone()), again);
+            }
+            self.share(&old, false, changes);
+        }
+        if let Some(new) = new {
+            for place in new.frontends.keys() {
+                let claims = self.claims.entry(*place).or_default();
+                again.extend(claims.iter().map(|(_, key)| key.clone()));
+                claims.insert((new.created_s, key.clone()));
+            }
+            self.share(&new, true, changes);
+            self.planned.entry(key.clone()).or_default().plan = new;
+            again.insert(key.clone());
+        } else {
+            self.retract(key, changes);
+            self.release(key, &BTreeSet::new(), changes);
+            self.planned.remove(key);
+            again.remove(key);
+        }
+        had_udp
+    }
+
+    fn unclaim(&mut self, place: &Place, claim: &Claim, again: &mut BTreeSet<ObjectKey>) {
+        if let Some(claims) = self.claims.get_mut(place) {
+            claims.remove(claim);
+            again.extend(claims.iter().map(|(_, key)| key.clone()));
+            if claims.is_empty() {
+                self.claims.remove(place);
+            }
+        }
+    }
+
+    /// Counts the elements that several Services may need.
+    fn share(&mut self, plan: &ServicePlan, more: bool, changes: &mut Changes) {
+        let hairpin = plan.hairpin.iter().map(|address| Key::Hairpin(*address));
+        let balancers = plan.load_balancer_ips.iter().map(|address| Key::LoadBalancerAddress(*address));
+        for key in hairpin.chain(balancers) {
+            let count = self.shared.entry(key).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+            changes.insert(key, (*count > 0).then_some(Value::Present));
+            if *count == 0 {
+                self.shared.remove(&key);
+            }
+        }
+    }
+
+    /// Takes a Service's own elements out; its numbers stay.
+    fn retract(&mut self, key: &ObjectKey, changes: &mut Changes) {
+        if let Some(entry) = self.planned.get_mut(key) {
+            for (key, _) in std::mem::take(&mut entry.elements) {
+                changes.insert(key, None);
+            }
+        }
+    }
+
+    /// The places that a Service owns, and those it lost.
+    fn places(&self, key: &ObjectKey) -> (Vec<Place>, Vec<Place>) {
+        let Some(entry) = self.planned.get(key) else { return (Vec::new(), Vec::new()) };
+        entry.plan.frontends.keys().partition(|place| {
+            self.claims.get(place).and_then(BTreeSet::first).is_none_or(|(_, owner)| owner == key)
+        })
+    }
+
+    /// Finds the numbers that the Service's sets had in the table found at the start.
+    fn recover(&mut self, key: &ObjectKey) {
+        let (owned, _) = self.places(key);
+        let Some(entry) = self.planned.get(key) else { return };
+        let wanted: Vec<_> = entry
+            .plan
+            .used_sets(&owned)
+            .into_iter()
+            .map(|name| (name, entry.plan.roles(&owned, name, &self.node_addresses)))
+            .collect();
+        let mut found = Vec::new();
+        for (name, frontends) in wanted {
+            if let Some(number) = self.sets.recover(frontends) {
+                found.push((name, number));
+            }
+        }
+        let Some(entry) = self.planned.get_mut(key) else { return };
+        for (name, number) in found {
+            let Some(set) = entry.plan.sets.get(&name) else { continue };
+            let class = set.class();
+            if self.classes.acquire(class).is_some() {
+                entry.numbers.insert(name, (number, class));
+            } else {
+                self.sets.release(number);
+            }
+        }
+    }
+
+    /// Gives back the numbers of a Service's sets that are not in `keep`.
+    fn release(&mut self, key: &ObjectKey, keep: &BTreeSet<SetName>, changes: &mut Changes) {
+        let Some(entry) = self.planned.get_mut(key) else { return };
+        let gone: Vec<_> = entry.numbers.keys().filter(|name| !keep.contains(name)).copied().collect();
+        for name in gone {
+            if let Some((number, class)) = entry.numbers.remove(&name) {
+                self.sets.release(number);
+                if let Some(class) = self.classes.release(class) {
+                    changes.insert(Key::Class(class), None);
+                }
+            }
+        }
+    }
+
+    /// Puts a Service's elements in.
+    fn emit(&mut self, key: &ObjectKey, changes: &mut Changes) {
+        let (owned, lost) = self.places(key);
+        let Some(plan) = self.planned.get(key).map(|entry| entry.plan.clone()) else { return };
+        let used = plan.used_sets(&owned);
+        self.release(key, &used, changes);
+        let mut rejected: Vec<_> = lost.iter().map(|place| self.conflict(key, place)).collect();
+        let mut elements = Vec::new();
+        for name in &used {
+            let Some(set) = plan.sets.get(name) else { continue };
+            match self.number(key, *name, set.class(), changes) {
+                Some(number) => set_elements(number, set, &mut elements),
+                None => rejected.push(rejection(key, "TooManyEndpointSets", "no number is left".to_owned())),
+            }
+        }
+        let Some(entry) = self.planned.get_mut(key) else { return };
+        let classes = &self.classes;
+        let numbers = &entry.numbers;
+        let mark_of = |name: SetName| {
+            let found = numbers.get(&name).and_then(|(n, class)| Some(mark(classes.get(class)?, *n)));
+            found.unwrap_or(minisvc_netstate::nft::element::REFUSE)
+        };
+        for place in &owned {
+            if let Some(frontend) = plan.frontends.get(place) {
+                frontend_elements(*place, frontend, &self.node_addresses, &mark_of, &mut elements);
+            }
+        }
+        changes.extend(elements.iter().map(|(key, value)| (*key, Some(*value))));
+        entry.elements = elements;
+        entry.rejected = rejected;
+    }
+
+    /// The number of a set, with the class it has now.
+    fn number(&mut self, key: &ObjectKey, name: SetName, class: Class, changes: &mut Changes) -> Option<u32> {
+        let known = self.planned.get(key).and_then(|entry| entry.numbers.get(&name)).copied();
+        if let Some((number, known)) = known
+            && known == class
+        {
+            if let Some(class_number) = self.classes.get(&class) {
+                changes.insert(Key::Class(class_number), Some(Value::Class(class)));
+            }
+            return Some(number);
+        }
+        let (class_number, _) = self.classes.acquire(class)?;
+        let number = match known {
+            Some((number, old)) => {
+                if let Some(gone) = self.classes.release(old) {
+                    changes.insert(Key::Class(gone), None);
+                }
+                Some(number)
+            }
+            None => self.sets.allocate(),
+        };
+        let Some(number) = number else {
+            self.classes.release(class);
+            return None;
+        };
+        changes.insert(Key::Class(class_number), Some(Value::Class(class)));
+        self.planned.entry(key.clone()).or_default().numbers.insert(name, (number, class));
+        Some(number)
+    }
+
+    fn conflict(&self, key: &ObjectKey, place: &Place) -> Rejection {
+        let owner = self.claims.get(place).and_then(BTreeSet::first).map(|(_, owner)| owner.to_string());
+        let place = match place {
+            Place::Address(frontend) => frontend.to_string(),
+            Place::NodePort(protocol, port) => format!("node port {port}/{protocol}"),
+        };
+        rejection(key, "Conflict", format!("{place} belongs to Service {}", owner.unwrap_or_default()))
+    }
+
+    /// Applies changes to the table; the steps that really change it.
+    fn settle(&mut self, changes: Changes) -> Vec<Op<Key, Value>> {
+        let (mut deletes, mut puts) = (Vec::new(), Vec::new());
+        for (key, value) in changes {
+            match value {
+                Some(value) if self.table.get(&key) != Some(&value) => {
+                    self.table.insert(key, value);
+                    puts.push(Op::Put(key, value));
+                }
+                None if self.table.remove(&key).is_some() => deletes.push(Op::Delete(key)),
+                _ => {}
+            }
+        }
+        deletes.reverse();
+        deletes.extend(puts);
+        deletes
+    }
+}
+
+fn rejection(key: &ObjectKey, reason: &'static str, message: String) -> Rejection {
+    Rejection { kind: "Service", namespace: key.namespace.clone(), name: key.name.clone(), reason, message }
+}

@@ -1,0 +1,220 @@
+//! A Service's spec as typed values.
+//!
+//! In: a v1 Service. Out: what the proxy needs of it; what is malformed or not supported is left out with a reason.
+//! Headless Services and ExternalName have nothing for the proxy.
+
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use minisvc_netstate::nft::{Protocol, element::AFFINITY_MAX_S};
+use minisvc_reconcile::Rejection;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Session affinity's timeout where none is given, in seconds.
+pub const AFFINITY_DEFAULT_S: u32 = 10_800;
+/// Most source ranges of a Service.
+const RANGES_MAX: usize = 1_000;
+
+/// What the proxy needs of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Virtual addresses, IPv4 only.
+    pub cluster_ips: Vec<Ipv4Addr>,
+    /// Load balancer addresses that the node translates (`ipMode: VIP`).
+    pub load_balancer_ips: Vec<Ipv4Addr>,
+    /// Who may use the load balancer addresses; None: everybody.
+    pub source_ranges: Option<Vec<Ipv4Net>>,
+    /// The ports, without malformed and double ones.
+    pub ports: Vec<PortView>,
+    /// `internalTrafficPolicy: Local`
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`
+    pub external_local: bool,
+    /// Session affinity by client address, with its timeout in seconds.
+    pub affinity_s: Option<u32>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortView {
+    /// Name, empty if it has none: what joins it with the ports of EndpointSlices.
+    pub name: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port on the virtual addresses.
+    pub port: u16,
+    /// Port on the nodes.
+    pub node_port: Option<u16>,
+}
+
+/// A reason to leave something of a Service out.
+pub fn reject(service: &Service, reason: &'static str, message: String) -> Rejection {
+    let metadata = &service.metadata;
+    Rejection {
+        kind: "Service",
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        reason,
+        message,
+    }
+}
+
+/// Reads a Service; None if it has nothing for the proxy.
+pub fn view(service: &Service, rejected: &mut Vec<Rejection>) -> Option<ServiceView> {
+    let spec = service.spec.as_ref()?;
+    let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
+    if kind == "ExternalName" || spec.cluster_ip.as_deref() == Some("None") {
+        return None;
+    }
+    if spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
+        let message = "spec.externalIPs: not supported: they let a Service take any address".to_owned();
+        rejected.push(reject(service, "ExternalIPsNotSupported", message));
+    }
+    let external = kind == "NodePort" || kind == "LoadBalancer";
+    let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+    let balanced = kind == "LoadBalancer";
+    Some(ServiceView {
+        cluster_ips: cluster_ips(service, spec, rejected),
+        load_balancer_ips: if balanced { load_balancer_ips(service, rejected) } else { Vec::new() },
+        source_ranges: if balanced { source_ranges(service, spec, rejected) } else { None },
+        ports: ports(service, spec, external, rejected),
+        internal_local: local(&spec.internal_traffic_policy),
+        external_local: external && local(&spec.external_traffic_policy),
+        affinity_s: affinity(spec),
+    })
+}
+
+/// Whether an address may be a Service's: not one that means something else to every host.
+fn virtual_address(address: Ipv4Addr) -> bool {
+    !(address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.is_link_local())
+}
+
+fn cluster_ips(service: &Service, spec: &ServiceSpec, rejected: &mut Vec<Rejection>) -> Vec<Ipv4Addr> {
+    let mut given: Vec<&String> = spec.cluster_ips.iter().flatten().collect();
+    if given.is_empty() {
+        given.extend(spec.cluster_ip.iter().filter(|ip| !ip.is_empty()));
+    }
+    parse_addresses(service, "spec.clusterIPs", &given, rejected)
+}
+
+/// The addresses of a Service's load balancer that nodes translate.
+pub fn load_balancer_ips(service: &Service, rejected: &mut Vec<Rejection>) -> Vec<Ipv4Addr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let given: Vec<&String> = ingress
+        .iter()
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_ref())
+        .collect();
+    parse_addresses(service, "status.loadBalancer.ingress", &given, rejected)
+}
+
+fn parse_addresses(
+    service: &Service,
+    field: &str,
+    given: &[&String],
+    rejected: &mut Vec<Rejection>,
+) -> Vec<Ipv4Addr> {
+    let mut addresses = Vec::new();
+    for text in given {
+        match text.parse() {
+            Ok(IpAddr::V4(address)) if virtual_address(address) => addresses.push(address),
+            Ok(IpAddr::V6(_)) => {}
+            _ => rejected.push(reject(
+                service,
+                "InvalidAddress",
+                format!("{field}: {text:?} is not an address a Service can have"),
+            )),
+        }
+    }
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+fn source_ranges(
+    service: &Service,
+    spec: &ServiceSpec,
+    rejected: &mut Vec<Rejection>,
+) -> Option<Vec<Ipv4Net>> {
+    let given = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    if given.is_empty() {
+        return None;
+    }
+    let mut ranges = Vec::new();
+    for text in given.iter().take(RANGES_MAX) {
+        match text.trim().parse::<ipnet::IpNet>() {
+            Ok(ipnet::IpNet::V4(net)) => ranges.push(net.trunc()),
+            Ok(ipnet::IpNet::V6(_)) => {}
+            Err(_) => rejected.push(reject(
+                service,
+                "InvalidSourceRange",
+                format!("spec.loadBalancerSourceRanges: {text:?} is not a network such as 192.0.2.0/24"),
+            )),
+        }
+    }
+    if given.len() > RANGES_MAX {
+        let message = format!("spec.loadBalancerSourceRanges: only the first {RANGES_MAX} are used");
+        rejected.push(reject(service, "TooManySourceRanges", message));
+    }
+    Some(Ipv4Net::aggregate(&ranges))
+}
+
+fn ports(
+    service: &Service,
+    spec: &ServiceSpec,
+    external: bool,
+    rejected: &mut Vec<Rejection>,
+) -> Vec<PortView> {
+    let mut ports: Vec<PortView> = Vec::new();
+    for given in spec.ports.as_deref().unwrap_or_default() {
+        match port(given, external) {
+            Err(message) => rejected.push(reject(service, "InvalidPort", message)),
+            Ok(port) if ports.iter().any(|p| (p.protocol, p.port) == (port.protocol, port.port)) => {
+                let message = format!("spec.ports: {} {} is there twice", port.protocol, port.port);
+                rejected.push(reject(service, "DuplicatePort", message));
+            }
+            Ok(port) => ports.push(port),
+        }
+    }
+    ports
+}
+
+/// The protocol that a Service or EndpointSlice port names; TCP if none.
+pub fn protocol(name: Option<&str>) -> Option<Protocol> {
+    match name.unwrap_or("TCP") {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        "SCTP" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+fn port(given: &ServicePort, external: bool) -> Result<PortView, String> {
+    let number = |field: &str, value: i32| {
+        u16::try_from(value)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| format!("spec.ports.{field}: {value} is not a port, 1 to 65535"))
+    };
+    let node_port = given.node_port.filter(|port| external && *port != 0);
+    Ok(PortView {
+        name: given.name.clone().unwrap_or_default(),
+        protocol: protocol(given.protocol.as_deref())
+            .ok_or_else(|| format!("spec.ports.protocol: {:?} is not TCP, UDP or SCTP", given.protocol))?,
+        port: number("port", given.port)?,
+        node_port: node_port.map(|port| number("nodePort", port)).transpose()?,
+    })
+}
+
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|client| client.timeout_seconds).and_then(|s| u32::try_from(s).ok());
+    Some(seconds.unwrap_or(AFFINITY_DEFAULT_S).clamp(1, AFFINITY_MAX_S))
+}

@@ -1,0 +1,202 @@
+//! The table against the Service specification: thousands of generated worlds, and packets through both.
+#![allow(missing_docs, clippy::expect_used)]
+
+mod world;
+
+use minisvc_apimachinery::Snapshot;
+use minisvc_netstate::nft::{
+    Connection, Key, Packet, ServiceTable, Value, Verdict,
+    element::REFUSE,
+    rules::{Jump, Statement, constant_chains},
+    trace::walk,
+};
+use minisvc_proxy::{NodeView, Planner, desired, trace};
+use minisvc_reconcile::Op;
+use proptest::{prelude::*, strategy::ValueTree};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use world::{Change, World, node_view, worlds};
+
+/// What the specification allows for a packet: some endpoint of these, or one of the plain verdicts.
+#[derive(Debug, PartialEq)]
+enum Expected {
+    Endpoints { any_of: Vec<SocketAddrV4>, masquerade_clients: bool },
+    Verdict(Verdict),
+}
+
+fn in_net(net: &str, ip: Ipv4Addr) -> bool {
+    net.parse::<ipnet::Ipv4Net>().expect("net").contains(&ip)
+}
+
+/// Straight from the Service specification, Service by Service, with no table in between.
+fn reference(world: &World, node: &NodeView, packet: &Packet) -> Expected {
+    let from_pod = in_net("10.42.0.0/16", packet.source);
+    let inside = from_pod || packet.from_node;
+    let node_address = node.addresses.first().copied() == Some(packet.destination.into());
+    for service in &world.services {
+        for port in service.ports.iter().filter(|port| port.protocol == packet.protocol) {
+            let cluster_ip = service.cluster_ip == Some(packet.destination) && port.port == packet.port;
+            let node_port = node_address && service.external && port.node_port == Some(packet.port);
+            let balancer = service.balancer_ip == Some(packet.destination) && port.port == packet.port;
+            if !(cluster_ip || node_port || balancer) || packet.destination == world::DNS {
+                continue;
+            }
+            if balancer && !service.ranges.is_empty() {
+                let allowed = |ip: Ipv4Addr| service.ranges.iter().any(|range| in_net(range, ip));
+                let own = packet.source == packet.destination && allowed(world::NODE);
+                if !allowed(packet.source) && !own {
+                    return Expected::Verdict(Verdict::Drop);
+                }
+            }
+            let local = if cluster_ip { service.internal_local } else { service.external_local && !inside };
+            let all = service.usable(port, |_| true);
+            let mine = service.usable(port, |node| node == "n1");
+            let any_of = if local { mine } else { all.clone() };
+            if any_of.is_empty() {
+                let verdict = if all.is_empty() { Verdict::Refuse } else { Verdict::Drop };
+                return Expected::Verdict(verdict);
+            }
+            let masquerade_clients = !from_pod && (cluster_ip || !service.external_local);
+            return Expected::Endpoints { any_of, masquerade_clients };
+        }
+    }
+    let refused = in_net("10.43.0.0/16", packet.destination) && packet.destination != world::DNS
+        || world.services.iter().any(|service| service.balancer_ip == Some(packet.destination));
+    let stays = node_address || packet.destination == world::DNS;
+    let masquerade = from_pod && !in_net("10.42.0.0/16", packet.destination) && !stays;
+    Expected::Verdict(if refused { Verdict::Refuse } else { Verdict::Pass { masquerade } })
+}
+
+/// Whether a verdict is one that the specification allows.
+fn agrees(expected: &Expected, verdict: Verdict, packet: &Packet) -> bool {
+    match (expected, verdict) {
+        (Expected::Verdict(wanted), found) => *wanted == found,
+        (Expected::Endpoints { any_of, masquerade_clients }, Verdict::Endpoint { endpoint, masquerade }) => {
+            // A Pod of another node was translated there: only this node's can meet themselves here.
+            let hairpin = packet.source == *endpoint.ip() && in_net("10.42.0.0/24", packet.source);
+            any_of.contains(&endpoint) && masquerade == (*masquerade_clients || hairpin)
+        }
+        _ => false,
+    }
+}
+
+fn check(
+    world: &World,
+    table: &ServiceTable,
+    packet: &Packet,
+    connection: &Connection,
+) -> Result<(), String> {
+    let found = trace(table, packet, connection);
+    let expected = reference(world, &node_view(), packet);
+    if !agrees(&expected, found.verdict, packet) {
+        return Err(format!("{packet:?}: {expected:?} but {:?}\n{:#?}", found.verdict, found.steps));
+    }
+    let mark = if matches!(found.verdict, Verdict::Pass { .. }) { packet.mark } else { 0 };
+    let ended = matches!(found.verdict, Verdict::Refuse | Verdict::Drop);
+    if !ended && (found.mark, found.conntrack_mark) != (mark, 0) {
+        return Err(format!("{packet:?}: marks {:x} {:x} leak", found.mark, found.conntrack_mark));
+    }
+    Ok(())
+}
+
+fn table_of(snapshot: &Snapshot) -> ServiceTable {
+    desired(snapshot, &node_view(), &ServiceTable::new()).desired
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_table_does_what_the_specification_says(
+        world in worlds(),
+        random in any::<u32>(),
+        remembered in proptest::option::of(any::<u32>()),
+        mark in prop_oneof![Just(0u32), Just(0x4000), Just(0xffe0_0000)],
+    ) {
+        let table = table_of(&world.snapshot());
+        for packet in world.packets(mark) {
+            check(&world, &table, &packet, &Connection { random, remembered }).map_err(TestCaseError::fail)?;
+        }
+    }
+
+    #[test]
+    fn planning_step_by_step_is_planning_the_whole(
+        world in worlds(), changes in proptest::collection::vec(any::<Change>(), 1..6),
+    ) {
+        let mut world = world;
+        let mut planner = Planner::new(node_view(), &ServiceTable::new());
+        let mut kernel = ServiceTable::new();
+        for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
+            if let Some(change) = change {
+                world.change(change);
+            }
+            let snapshot = world.snapshot();
+            for op in planner.update(&snapshot).ops {
+                match op {
+                    Op::Delete(key) => kernel.remove(&key),
+                    Op::Put(key, value) => kernel.insert(key, value),
+                };
+            }
+            let whole = desired(&snapshot, &node_view(), planner.table());
+            prop_assert_eq!(&kernel, planner.table());
+            prop_assert_eq!(planner.table(), &whole.desired);
+            prop_assert_eq!(planner.rejected(), whole.rejected);
+        }
+    }
+}
+
+/// Whether the property fails in some of 200 worlds when a table or the rules are broken.
+fn notices(break_table: impl Fn(&mut ServiceTable), statement: Option<Statement>) -> bool {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let strategy = worlds();
+    let mut chains = constant_chains();
+    for rule in chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+        if rule.iter().any(|other| Some(other) == statement.as_ref()) {
+            rule.clear();
+        }
+    }
+    (0..200).any(|_| {
+        let world = strategy.new_tree(&mut runner).expect("world").current();
+        let mut table = table_of(&world.snapshot());
+        break_table(&mut table);
+        world.packets(0).iter().any(|packet| {
+            let connection = Connection { random: 7, remembered: None };
+            let found = walk(&table, &chains, packet, &connection).verdict;
+            !agrees(&reference(&world, &node_view(), packet), found, packet)
+        })
+    })
+}
+
+#[test]
+fn the_property_notices_a_broken_table() {
+    assert!(!notices(|_| {}, None), "nothing is broken, nothing is noticed");
+    let without = |drop: fn(&Key) -> bool| move |table: &mut ServiceTable| table.retain(|key, _| !drop(key));
+    assert!(notices(without(|key| matches!(key, Key::Hairpin(_))), None), "hairpin");
+    assert!(notices(without(|key| matches!(key, Key::Masqueraded(_))), None), "masquerade");
+    assert!(notices(without(|key| matches!(key, Key::Endpoint(_, 0))), None), "endpoint");
+    assert!(notices(without(|key| matches!(key, Key::SourceRange(..))), None), "source range");
+    assert!(notices(without(|key| matches!(key, Key::LoadBalancerAddress(_))), None), "balancer");
+    assert!(notices(without(|key| matches!(key, Key::LocalService(_))), None), "DNS");
+    let refuse_outside = |table: &mut ServiceTable| {
+        for (key, value) in table.iter_mut() {
+            if matches!(key, Key::ExternalFrontend(_)) {
+                *value = Value::Mark(REFUSE);
+            }
+        }
+    };
+    assert!(notices(refuse_outside, None), "Local policy");
+}
+
+#[test]
+fn the_property_notices_a_broken_rule() {
+    for statement in [
+        Statement::Masquerade,
+        Statement::SourceIsLocal,
+        Statement::To(Jump::Drop),
+        Statement::To(Jump::Goto("by_source")),
+        Statement::To(Jump::Goto("by_range")),
+        Statement::To(Jump::Jump("settle")),
+    ] {
+        let name = format!("{statement:?}");
+        assert!(notices(|_| {}, Some(statement)), "{name}");
+    }
+}

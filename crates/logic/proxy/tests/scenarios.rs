@@ -1,0 +1,67 @@
+//! Kubernetes YAML in, service table out: `tests/scenarios/proxy-*.txt`. `BLESS=1` rewrites what comes out.
+//!
+//! A file is YAML documents, then a line `=== service table`, then the table of node `n1` (192.168.9.1).
+#![allow(missing_docs, clippy::expect_used)]
+
+mod world;
+
+use minisvc_apimachinery::{ObjectKey, Snapshot};
+use minisvc_netstate::nft::{ServiceTable, text::elements_text};
+use minisvc_proxy::desired;
+use serde_json::Value;
+use std::{fmt::Write, path::Path, sync::Arc};
+
+const TABLE: &str = "=== service table\n";
+
+fn snapshot(yaml: &str) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for document in yaml.split("\n---\n").filter(|document| !document.trim().is_empty()) {
+        let object: Value = serde_saphyr::from_str(document).expect("YAML");
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let namespace = Some(text("/metadata/namespace")).filter(|n| !n.is_empty());
+        let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+        let key = ObjectKey::new(namespace.clone(), text("/metadata/name"));
+        let mut object = object.clone();
+        object["metadata"]["namespace"] = namespace.into();
+        match text("/kind").as_str() {
+            "Service" => {
+                let service = serde_json::from_value(object).expect("Service");
+                snapshot.services.insert(key, Arc::new(service));
+            }
+            "EndpointSlice" => {
+                let slice = serde_json::from_value(object).expect("EndpointSlice");
+                snapshot.endpoint_slices.insert(key, Arc::new(slice));
+            }
+            kind => panic!("a scenario of the proxy has no {kind}"),
+        }
+    }
+    snapshot
+}
+
+#[test]
+fn scenarios() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/scenarios");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&folder).expect("tests/scenarios") {
+        let path = entry.expect("entry").path();
+        let name = path.file_name().expect("name").to_string_lossy().into_owned();
+        if !name.starts_with("proxy-") {
+            continue;
+        }
+        seen += 1;
+        let text = std::fs::read_to_string(&path).expect("scenario");
+        let (yaml, golden) = text.split_once(TABLE).unwrap_or((text.as_str(), ""));
+        let planned = desired(&snapshot(yaml), &world::node_view(), &ServiceTable::new());
+        let mut found = elements_text(&planned.desired);
+        for rejection in planned.rejected {
+            let object = format!("{} {}/{}", rejection.kind, rejection.namespace, rejection.name);
+            writeln!(found, "rejected {object}: {}: {}", rejection.reason, rejection.message).expect("text");
+        }
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&path, format!("{}\n{TABLE}{found}", yaml.trim_end())).expect("bless");
+        } else {
+            assert_eq!(found, golden, "{name}: BLESS=1 rewrites it");
+        }
+    }
+    assert!(seen > 0, "no scenario found");
+}

@@ -1,0 +1,245 @@
+//! Generated clusters: few names and addresses, so that things collide.
+#![allow(dead_code, missing_docs, clippy::expect_used)]
+
+use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, cluster::AddressRange};
+use minisvc_netstate::nft::{Packet, Protocol};
+use minisvc_proxy::NodeView;
+use proptest::prelude::*;
+use serde_json::json;
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+};
+
+pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 9, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+pub fn node_view() -> NodeView {
+    let address = |last| Ipv4Addr::new(203, 0, 113, last).into();
+    let pool = AddressRange { first: address(1), last: address(9) };
+    let cluster = ClusterConfig { load_balancer_pool: vec![pool], ..ClusterConfig::default() };
+    NodeView { name: "n1".to_owned(), addresses: vec![NODE.into()], cluster }
+}
+
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub protocol: Protocol,
+    pub port: u16,
+    pub node_port: Option<u16>,
+}
+
+#[derive(Clone, Debug)]
+pub struct End {
+    pub address: Ipv4Addr,
+    pub node: &'static str,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Svc {
+    pub name: String,
+    pub cluster_ip: Option<Ipv4Addr>,
+    pub balancer_ip: Option<Ipv4Addr>,
+    pub external: bool,
+    pub internal_local: bool,
+    pub external_local: bool,
+    pub sticky: bool,
+    pub ranges: Vec<&'static str>,
+    pub ports: Vec<Port>,
+    pub ends: Vec<End>,
+}
+
+impl Svc {
+    pub fn usable(&self, port: &Port, on: impl Fn(&str) -> bool) -> Vec<SocketAddrV4> {
+        let of = |wanted: &dyn Fn(&End) -> bool| -> Vec<SocketAddrV4> {
+            let ends = self.ends.iter().filter(|end| on(end.node) && wanted(end));
+            ends.map(|end| SocketAddrV4::new(end.address, 8000 + port.port)).collect()
+        };
+        let ready = of(&|end| end.ready);
+        if ready.is_empty() { of(&|end| !end.ready && end.serving && end.terminating) } else { ready }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub services: Vec<Svc>,
+}
+
+/// A change: which Service, and what about it.
+pub type Change = (u8, u8, u8);
+
+impl World {
+    pub fn change(&mut self, (which, what, value): Change) {
+        let count = self.services.len();
+        let Some(service) = self.services.get_mut(usize::from(which) % count.max(1)) else { return };
+        match what % 7 {
+            0 => service.sticky = !service.sticky,
+            1 => service.ends.truncate(usize::from(value % 4)),
+            2 => service.ends.retain(|end| end.node != "n1"),
+            3 => service.external_local = !service.external_local && service.external,
+            4 => service.cluster_ip = Some(Ipv4Addr::new(10, 43, 1, value % 4)),
+            5 => {
+                for (at, end) in service.ends.iter_mut().enumerate() {
+                    end.ready = value >> (at % 8) & 1 == 0;
+                }
+            }
+            _ => {
+                let at = usize::from(which) % count;
+                self.services.remove(at);
+            }
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_from(Snapshot::default())
+    }
+
+    pub fn snapshot_from(&self, mut snapshot: Snapshot) -> Snapshot {
+        for service in &self.services {
+            let name = &service.name;
+            let kind = match (service.external, service.balancer_ip) {
+                (false, _) => "ClusterIP",
+                (true, None) => "NodePort",
+                (true, Some(_)) => "LoadBalancer",
+            };
+            let policy = |local: bool| if local { "Local" } else { "Cluster" };
+            let label = |protocol: Protocol| protocol.to_string().to_uppercase();
+            let port_name = |port: &Port| format!("{}{}", port.protocol, port.port);
+            let ports: Vec<_> = service
+                .ports
+                .iter()
+                .map(|port| {
+                    json!({"name": port_name(port), "port": port.port, "nodePort": port.node_port,
+                           "protocol": label(port.protocol)})
+                })
+                .collect();
+            let ingress: Vec<_> = service.balancer_ip.iter().map(|ip| json!({"ip": ip})).collect();
+            let object = json!({
+                "metadata": {"namespace": "default", "name": name},
+                "spec": {"type": kind, "clusterIP": service.cluster_ip, "ports": ports,
+                         "internalTrafficPolicy": policy(service.internal_local),
+                         "externalTrafficPolicy": policy(service.external_local),
+                         "loadBalancerSourceRanges": service.ranges,
+                         "sessionAffinity": if service.sticky { "ClientIP" } else { "None" }},
+                "status": {"loadBalancer": {"ingress": ingress}},
+            });
+            let key = ObjectKey::new("default", name);
+            let service_object = serde_json::from_value(object).expect("Service");
+            snapshot.services.insert(key.clone(), Arc::new(service_object));
+            let slice_ports: Vec<_> = service
+                .ports
+                .iter()
+                .map(|port| {
+                    json!({"name": port_name(port), "port": 8000 + port.port, "protocol": label(port.protocol)})
+                })
+                .collect();
+            let ends: Vec<_> = service
+                .ends
+                .iter()
+                .map(|end| {
+                    json!({"addresses": [end.address], "nodeName": end.node, "conditions": {
+                        "ready": end.ready, "serving": end.serving, "terminating": end.terminating}})
+                })
+                .collect();
+            let slice = json!({
+                "metadata": {"namespace": "default", "name": name,
+                             "labels": {"kubernetes.io/service-name": name}},
+                "addressType": "IPv4", "ports": slice_ports, "endpoints": ends,
+            });
+            let slice = serde_json::from_value(slice).expect("EndpointSlice");
+            snapshot.endpoint_slices.insert(key, Arc::new(slice));
+        }
+        snapshot
+    }
+
+    /// Packets from everywhere to everything that has a meaning in this world, and beside it.
+    pub fn packets(&self, mark: u32) -> Vec<Packet> {
+        let mut sources = vec![(CLIENT, false), (NODE, true), (Ipv4Addr::new(10, 42, 7, 7), false)];
+        sources.extend(self.services.iter().flat_map(|s| &s.ends).take(2).map(|end| (end.address, false)));
+        let mut destinations = vec![NODE, DNS, Ipv4Addr::new(10, 43, 9, 9), CLIENT];
+        destinations.extend(self.services.iter().filter_map(|service| service.cluster_ip));
+        destinations.extend(self.services.iter().filter_map(|service| service.balancer_ip));
+        let mut packets = Vec::new();
+        for (source, from_node) in sources {
+            for destination in &destinations {
+                for protocol in Protocol::ALL {
+                    for port in [80, 81, 30001, 30002] {
+                        let destination = *destination;
+                        packets.push(Packet { source, destination, protocol, port, from_node, mark });
+                    }
+                }
+            }
+        }
+        packets
+    }
+}
+
+fn end() -> impl Strategy<Value = End> {
+    (1u8..6, prop_oneof![Just("n1"), Just("n2")], any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(address, node, ready, serving, terminating)| End {
+            address: Ipv4Addr::new(10, 42, if node == "n1" { 0 } else { 1 }, address),
+            node,
+            ready,
+            serving,
+            terminating,
+        },
+    )
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+    (protocol, 80u16..82, proptest::option::of(30001u16..30003))
+        .prop_map(|(protocol, port, node_port)| Port { protocol, port, node_port })
+}
+
+fn svc() -> impl Strategy<Value = Svc> {
+    let addresses = (0u8..12, proptest::option::of(1u8..4));
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let ranges = prop_oneof![
+        3 => Just(vec![]),
+        1 => Just(vec!["198.51.100.0/24"]),
+        1 => Just(vec!["10.42.0.0/16", "192.168.9.0/24", "192.168.9.1/32"]),
+    ];
+    let parts = (proptest::collection::vec(port(), 1..4), proptest::collection::vec(end(), 0..5));
+    (addresses, flags, ranges, parts).prop_map(|((ip, balancer), flags, ranges, (mut ports, mut ends))| {
+        let (external, internal_local, external_local, sticky) = flags;
+        ports.sort_by_key(|port| (port.protocol, port.port));
+        ports.dedup_by_key(|port| (port.protocol, port.port));
+        let mut node_ports = std::collections::BTreeSet::new();
+        for port in &mut ports {
+            if port.node_port.is_some_and(|number| !node_ports.insert((port.protocol, number))) {
+                port.node_port = None;
+            }
+        }
+        ends.sort_by_key(|end| end.address);
+        ends.dedup_by_key(|end| end.address);
+        let cluster_ip = if ip == 11 { DNS } else { Ipv4Addr::new(10, 43, 1, ip) };
+        let balancer_ip = balancer.filter(|_| external).map(|last| Ipv4Addr::new(203, 0, 113, last));
+        let ranges = if balancer_ip.is_some() { ranges } else { Vec::new() };
+        let external_local = external_local && external;
+        Svc {
+            name: String::new(),
+            cluster_ip: Some(cluster_ip),
+            balancer_ip,
+            external,
+            internal_local,
+            external_local,
+            sticky,
+            ranges,
+            ports,
+            ends,
+        }
+    })
+}
+
+pub fn worlds() -> impl Strategy<Value = World> {
+    proptest::collection::vec(svc(), 1..5).prop_map(|mut services| {
+        for (number, service) in services.iter_mut().enumerate() {
+            service.name = format!("s{number}");
+        }
+        World { services }
+    })
+}

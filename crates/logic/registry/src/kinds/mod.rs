@@ -1,0 +1,39 @@
+//! One file a kind: its defaults, its rules, its columns.
+
+use crate::{Status, strategy::Strategy};
+use minisvc_apimachinery::Resource;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+mod config_map;
+mod endpoint_slice;
+mod event;
+mod ingress;
+mod lease;
+mod namespace;
+mod node;
+pub(crate) mod pod;
+mod secret;
+pub(crate) mod service;
+
+/// The rules of a kind.
+pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
+    Ok(match r.plural {
+        "configmaps" => &config_map::ConfigMaps,
+        "endpointslices" => &endpoint_slice::EndpointSlices,
+        "events" => &event::Events,
+        "ingresses" => &ingress::Ingresses,
+        "leases" => &lease::Leases,
+        "namespaces" => &namespace::Namespaces,
+        "nodes" => &node::Nodes,
+        "pods" => &pod::Pods,
+        "secrets" => &secret::Secrets,
+        "services" => &service::Services,
+        _ => return Err(Status::no_such_path()),
+    })
+}
+
+/// Whether the object can be read as `T`; else the decoder's words.
+fn reads_as<T: DeserializeOwned>(object: &Value) -> Result<(), String> {
+    T::deserialize(object).map(|_| ()).map_err(|error| error.to_string())
+}

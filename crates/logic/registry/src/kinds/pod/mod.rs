@@ -1,0 +1,201 @@
+//! v1 Pod: bound to a node once, otherwise fixed; ends gracefully.
+//!
+//! Source: kubernetes `pkg/registry/core/pod/strategy.go`, `pkg/apis/core/validation`.
+
+use super::reads_as;
+use crate::{
+    Context, Outcome, Status,
+    context::Subject,
+    kinds, meta,
+    strategy::Strategy,
+    table::{Column, age, name},
+    value::{at, fill, int, items, items_mut, keep, object_mut, parse, set, text, time},
+};
+use k8s_openapi::api::core::v1::Pod;
+use minisvc_apimachinery::{Cause, ObjectKey, resource::PODS, storage::Read};
+use serde_json::{Value, json};
+
+mod columns;
+mod validate;
+
+const GRACE_SECONDS_DEFAULT: i64 = 30;
+
+pub(crate) struct Pods;
+
+impl Strategy for Pods {
+    fn check_types(&self, object: &Value) -> Result<(), String> {
+        reads_as::<Pod>(object)
+    }
+
+    fn default(&self, object: &mut Value) {
+        object_mut(object, "spec");
+        let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        fill(spec, "restartPolicy", "Always");
+        fill(spec, "dnsPolicy", "ClusterFirst");
+        fill(spec, "schedulerName", "default-scheduler");
+        fill(spec, "terminationGracePeriodSeconds", GRACE_SECONDS_DEFAULT);
+        fill(spec, "enableServiceLinks", true);
+        fill(spec, "securityContext", json!({}));
+        for container in items_mut(spec, "/containers") {
+            default_container(container);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value, _subject: &Subject<'_>) {
+        if let Some(map) = object.as_object_mut() {
+            map.insert("status".to_owned(), json!({"phase": "Pending", "qosClass": "BestEffort"}));
+        }
+    }
+
+    fn validate(&self, object: &Value, _subject: &Subject<'_>) -> Vec<Cause> {
+        validate::pod(object)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<Cause> {
+        validate::update(new, old)
+    }
+
+    fn subresource(&self, name: &str, sent: &Value, old: &Value) -> Option<Value> {
+        // Only the status: with the labels a node could put its Pods behind any Service.
+        (name == "status").then(|| {
+            let mut new = old.clone();
+            keep(&mut new, sent, "status");
+            new
+        })
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn grace(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        let own = int(object, "/spec/terminationGracePeriodSeconds");
+        let seconds = requested.or(own).unwrap_or(GRACE_SECONDS_DEFAULT);
+        let over = ["Succeeded", "Failed"].contains(&text(object, "/status/phase"));
+        Some(match seconds {
+            _ if over || text(object, "/spec/nodeName").is_empty() => 0,
+            i64::MIN..0 => 1,
+            _ => seconds,
+        })
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::name(),
+                Column::new("Ready", "string"),
+                Column::new("Status", "string"),
+                Column::new("Restarts", "string"),
+                Column::new("Age", "string"),
+                Column::wide("IP", "string"),
+                Column::wide("Node", "string"),
+                Column::wide("Nominated Node", "string"),
+                Column::wide("Readiness Gates", "string"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let statuses = items(object, "/status/containerStatuses");
+        let ready = statuses.iter().filter(|s| s.get("ready") == Some(&Value::Bool(true))).count();
+        let or_none = |pointer: &str| match text(object, pointer) {
+            "" => "<none>".to_owned(),
+            words => words.to_owned(),
+        };
+        vec![
+            name(object),
+            json!(format!("{ready}/{}", items(object, "/spec/containers").len())),
+            json!(columns::state(object)),
+            json!(columns::restarts(object, now)),
+            age(object, now),
+            json!(or_none("/status/podIP")),
+            json!(or_none("/spec/nodeName")),
+            json!(or_none("/status/nominatedNodeName")),
+            json!("<none>"),
+        ]
+    }
+}
+
+fn default_container(container: &mut Value) {
+    let image = text(container, "/image");
+    let (_, last) = image.rsplit_once('/').unwrap_or(("", image));
+    let latest = !last.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest");
+    fill(container, "imagePullPolicy", if latest { "Always" } else { "IfNotPresent" });
+    fill(container, "terminationMessagePath", "/dev/termination-log");
+    fill(container, "terminationMessagePolicy", "File");
+    fill(container, "resources", json!({}));
+    for port in items_mut(container, "/ports") {
+        fill(port, "protocol", "TCP");
+    }
+    for variable in items_mut(container, "/env") {
+        if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef") {
+            fill(field, "apiVersion", "v1");
+        }
+    }
+}
+
+/// Binds a Pod to a node: a create of `pods/NAME/binding`. The answer is a `Status`.
+///
+/// # Errors
+/// 404 without the Pod, 409 if it is bound or going already or is another than the binding's uid says, 422 naming
+/// the faulty field of the binding.
+pub fn bind(
+    ctx: &mut Context<'_>,
+    view: &dyn Read,
+    key: &ObjectKey,
+    binding: &Value,
+) -> Result<Outcome, Status> {
+    let storage_key = PODS.storage_key(key);
+    let stored = view.get(&storage_key).ok_or_else(|| Status::not_found(&PODS, &key.name))?;
+    let kind = text(binding, "/target/kind");
+    let node = text(binding, "/target/name");
+    let mut causes = Vec::new();
+    if !["", "Node"].contains(&kind) {
+        causes.push(Cause::not_supported("target.kind", kind, &["Node", "<empty>"]));
+    }
+    if node.is_empty() {
+        causes.push(Cause::required("target.name", ""));
+    }
+    if !causes.is_empty() {
+        return Err(Status::invalid(&PODS, &key.name, causes));
+    }
+    let mut pod = parse(&stored);
+    let conflict = |why: String| Err(Status::conflict(&PODS, &key.name, &why));
+    let uid = text(binding, "/metadata/uid");
+    if !uid.is_empty() && uid != text(&pod, "/metadata/uid") {
+        let stored = text(&pod, "/metadata/uid");
+        return conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}"
+        ));
+    }
+    if at(&pod, "/metadata/deletionTimestamp").is_some() {
+        return conflict(format!("pod {} is being deleted, cannot be assigned to a host", key.name));
+    }
+    let bound = text(&pod, "/spec/nodeName");
+    if !bound.is_empty() {
+        return conflict(format!("pod {} is already assigned to node {bound:?}", key.name));
+    }
+    set(&mut pod, "spec", "nodeName", node);
+    set_scheduled(&mut pod, ctx.now);
+    if kinds::strategy(&PODS)?.has_generation() {
+        let generation = int(&pod, "/metadata/generation").unwrap_or(0);
+        set(&mut pod, "metadata", "generation", generation + 1);
+    }
+    meta::drop_server_fields(&mut pod);
+    let mut outcome = Outcome::put(storage_key, pod, Vec::new(), ctx.dry_run);
+    outcome.object =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    outcome.created = true;
+    outcome.written = false;
+    Ok(outcome)
+}
+
+fn set_scheduled(pod: &mut Value, now: jiff::Timestamp) {
+    let mut conditions = items(pod, "/status/conditions").to_vec();
+    conditions.retain(|condition| text(condition, "/type") != "PodScheduled");
+    conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+                           "lastTransitionTime": time(now)}));
+    if let Some(status) = object_mut(pod, "status") {
+        status.insert("conditions".to_owned(), Value::Array(conditions));
+    }
+}

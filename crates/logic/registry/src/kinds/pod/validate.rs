@@ -1,0 +1,265 @@
+//! What a Pod may say, and what of it may change.
+//!
+//! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
+//! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
+
+use crate::{
+    meta, syntax,
+    value::{at, int, is_blank, items, text},
+};
+use minisvc_apimachinery::Cause;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+const CONTAINERS_MAX: usize = 100;
+const UNSUPPORTED: &str = "not supported by minisvc yet";
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+
+/// Fields of the spec that are carried out, or that are harmless. Any other must say nothing.
+const SPEC: [&str; 15] = [
+    "automountServiceAccountToken",
+    "containers",
+    "dnsPolicy",
+    "enableServiceLinks",
+    "hostname",
+    "nodeName",
+    "nodeSelector",
+    "preemptionPolicy",
+    "restartPolicy",
+    "schedulerName",
+    "serviceAccount",
+    "serviceAccountName",
+    "subdomain",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+];
+
+/// The same of a container.
+const CONTAINER: [&str; 10] = [
+    "args",
+    "command",
+    "env",
+    "image",
+    "imagePullPolicy",
+    "name",
+    "ports",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "workingDir",
+];
+
+/// What `valueFrom.fieldRef` can name.
+const FIELD_REFS: [&str; 4] = ["metadata.name", "metadata.namespace", "spec.nodeName", "status.podIP"];
+
+/// Faults of a Pod by itself.
+pub(super) fn pod(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let empty = Map::new();
+    let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
+    refuse_unsupported(spec, "spec", &SPEC, &mut causes);
+    choice(
+        object,
+        "/spec/restartPolicy",
+        "spec.restartPolicy",
+        &["Always", "OnFailure", "Never"],
+        &mut causes,
+    );
+    let dns = text(object, "/spec/dnsPolicy");
+    if ["ClusterFirstWithHostNet", "Default", "None"].contains(&dns) {
+        causes.push(Cause::forbidden("spec.dnsPolicy", &format!("{dns:?} is {UNSUPPORTED}")));
+    } else {
+        choice(object, "/spec/dnsPolicy", "spec.dnsPolicy", &["ClusterFirst"], &mut causes);
+    }
+    if let Some(seconds) = int(object, "/spec/terminationGracePeriodSeconds")
+        && seconds < 0
+    {
+        let words = "must be greater than or equal to 0";
+        causes.push(Cause::invalid("spec.terminationGracePeriodSeconds", seconds, words));
+    }
+    for (field, check) in [
+        ("hostname", syntax::label as fn(&str) -> syntax::Faults),
+        ("subdomain", syntax::label),
+        ("nodeName", syntax::subdomain),
+    ] {
+        let value = text(object, &format!("/spec/{field}"));
+        for fault in if value.is_empty() { Vec::new() } else { check(value) } {
+            causes.push(Cause::invalid(format!("spec.{field}"), value, &fault));
+        }
+    }
+    meta::labels(object, "/spec/nodeSelector", "spec.nodeSelector", &mut causes);
+    containers(object, &mut causes);
+    causes
+}
+
+fn refuse_unsupported(map: &Map<String, Value>, path: &str, known: &[&str], causes: &mut Vec<Cause>) {
+    for (field, value) in map {
+        if !known.contains(&field.as_str()) && !is_blank(Some(value)) {
+            causes.push(Cause::forbidden(format!("{path}.{field}"), UNSUPPORTED));
+        }
+    }
+}
+
+fn choice(object: &Value, pointer: &str, field: &str, supported: &[&str], causes: &mut Vec<Cause>) {
+    let value = text(object, pointer);
+    if !value.is_empty() && !supported.contains(&value) {
+        causes.push(Cause::not_supported(field, value, supported));
+    }
+}
+
+fn containers(object: &Value, causes: &mut Vec<Cause>) {
+    let containers = items(object, "/spec/containers");
+    if containers.is_empty() {
+        causes.push(Cause::required("spec.containers", ""));
+    }
+    if containers.len() > CONTAINERS_MAX {
+        causes.push(Cause::too_many("spec.containers", containers.len(), CONTAINERS_MAX));
+        return;
+    }
+    let mut names = BTreeSet::new();
+    for (i, container) in containers.iter().enumerate() {
+        let path = format!("spec.containers[{i}]");
+        let empty = Map::new();
+        let map = container.as_object().unwrap_or(&empty);
+        refuse_unsupported(map, &path, &CONTAINER, causes);
+        let name = text(container, "/name");
+        if name.is_empty() {
+            causes.push(Cause::required(format!("{path}.name"), ""));
+        } else {
+            for fault in syntax::label(name) {
+                causes.push(Cause::invalid(format!("{path}.name"), name, &fault));
+            }
+            if !names.insert(name) {
+                causes.push(Cause::duplicate(format!("{path}.name"), name));
+            }
+        }
+        let image = text(container, "/image");
+        if image.is_empty() {
+            causes.push(Cause::required(format!("{path}.image"), ""));
+        } else if image.trim() != image {
+            let words = "must not have leading or trailing whitespace";
+            causes.push(Cause::invalid(format!("{path}.image"), image, words));
+        }
+        let pull = ["Always", "IfNotPresent", "Never"];
+        choice(container, "/imagePullPolicy", &format!("{path}.imagePullPolicy"), &pull, causes);
+        container_ports(container, &path, causes);
+        environment(container, &path, causes);
+    }
+}
+
+fn container_ports(container: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let mut names = BTreeSet::new();
+    for (i, port) in items(container, "/ports").iter().enumerate() {
+        let path = format!("{path}.ports[{i}]");
+        let name = text(port, "/name");
+        if !name.is_empty() {
+            for fault in syntax::port_name(name) {
+                causes.push(Cause::invalid(format!("{path}.name"), name, &fault));
+            }
+            if !names.insert(name) {
+                causes.push(Cause::duplicate(format!("{path}.name"), name));
+            }
+        }
+        match int(port, "/containerPort").unwrap_or(0) {
+            0 => causes.push(Cause::required(format!("{path}.containerPort"), "")),
+            number => {
+                for fault in syntax::port_number(number) {
+                    causes.push(Cause::invalid(format!("{path}.containerPort"), number, &fault));
+                }
+            }
+        }
+        for field in ["hostPort", "hostIP"] {
+            if !is_blank(port.get(field)) {
+                causes.push(Cause::forbidden(format!("{path}.{field}"), UNSUPPORTED));
+            }
+        }
+        choice(port, "/protocol", &format!("{path}.protocol"), &PROTOCOLS, causes);
+    }
+}
+
+fn environment(container: &Value, path: &str, causes: &mut Vec<Cause>) {
+    for (i, variable) in items(container, "/env").iter().enumerate() {
+        let path = format!("{path}.env[{i}]");
+        let name = text(variable, "/name");
+        if name.is_empty() {
+            causes.push(Cause::required(format!("{path}.name"), ""));
+        } else {
+            for fault in syntax::env_name(name) {
+                causes.push(Cause::invalid(format!("{path}.name"), name, &fault));
+            }
+        }
+        let Some(from) = at(variable, "/valueFrom").and_then(Value::as_object) else { continue };
+        if !text(variable, "/value").is_empty() {
+            let words = "may not be specified when `value` is not empty";
+            causes.push(Cause::invalid(format!("{path}.valueFrom"), "", words));
+        }
+        refuse_unsupported(from, &format!("{path}.valueFrom"), &["fieldRef"], causes);
+        match from.get("fieldRef") {
+            Some(field) => {
+                let field = text(field, "/fieldPath");
+                if !FIELD_REFS.contains(&field) {
+                    let path = format!("{path}.valueFrom.fieldRef.fieldPath");
+                    causes.push(Cause::not_supported(path, field, &FIELD_REFS));
+                }
+            }
+            None if from.is_empty() => {
+                let words = "must specify one of: `fieldRef`";
+                causes.push(Cause::invalid(format!("{path}.valueFrom"), "", words));
+            }
+            None => {}
+        }
+    }
+}
+
+/// Faults of a change of the spec: almost everything is fixed.
+pub(super) fn update(new: &Value, old: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let (before, after) = (items(old, "/spec/containers"), items(new, "/spec/containers"));
+    if before.len() != after.len() {
+        return vec![Cause::forbidden("spec.containers", "pod updates may not add or remove containers")];
+    }
+    let (was, is) = (items(old, "/spec/tolerations"), items(new, "/spec/tolerations"));
+    if !was.iter().all(|toleration| is.contains(toleration)) {
+        let words = "existing toleration can not be modified except its tolerationSeconds";
+        causes.push(Cause::forbidden("spec.tolerations", words));
+    }
+    let changed = changed_fields(new, old);
+    if !changed.is_empty() {
+        let words = format!(
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.tolerations` (only additions to existing tolerations)\nchanged: {}",
+            changed.join(", ")
+        );
+        causes.push(Cause::forbidden("spec", &words));
+    }
+    causes
+}
+
+fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
+    let fields = |object: &Value| object.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
+    let (before, after) = (fields(old), fields(new));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| match name.as_str() {
+            "tolerations" => false,
+            "containers" => {
+                let plain = |list: Option<&Value>| -> Vec<Value> {
+                    let list = list.and_then(Value::as_array).cloned().unwrap_or_default();
+                    list.into_iter().map(without_image).collect()
+                };
+                plain(before.get(*name)) != plain(after.get(*name))
+            }
+            name => {
+                before.get(name) != after.get(name)
+                    && !(is_blank(before.get(name)) && is_blank(after.get(name)))
+            }
+        })
+        .map(|name| format!("spec.{name}"))
+        .collect()
+}
+
+fn without_image(mut container: Value) -> Value {
+    if let Some(map) = container.as_object_mut() {
+        map.remove("image");
+    }
+    container
+}

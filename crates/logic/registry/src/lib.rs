@@ -1,0 +1,37 @@
+//! Per kind: defaulting, validation, allocation, update rules, table columns.
+//!
+//! In: a request (an object, or a key and what to do with it) and a consistent view of the store. Out: the changes
+//! that carry it out, and the object to answer with; or a [`Status`] in Kubernetes' words, and nothing changes.
+//!
+//! - [`create`], [`update`], [`patch`], [`delete`], [`bind`]: the verbs, alike for every kind.
+//! - [`table`]: `meta.k8s.io/v1` Table, as kubectl prints it.
+//! - `kinds`: one file a kind, each a [`strategy::Strategy`].
+//! - `meta`: what holds for `metadata` of every kind; `syntax`: names, labels, addresses.
+//!
+//! Invariants: pure (time, uids and random numbers are passed in); unknown fields of an object survive; addresses
+//! and ports of Services have one record each, written and deleted in the same commit as the Service.
+
+// A Status is the answer of a refused request, made once and sent: a box around it would buy nothing.
+#![allow(clippy::result_large_err)]
+
+mod context;
+mod create;
+mod delete;
+mod kinds;
+mod meta;
+mod strategy;
+mod syntax;
+mod table;
+#[cfg(test)]
+mod tests;
+mod update;
+mod value;
+
+pub use context::{Context, DeleteOptions, Outcome, Preconditions, Propagation};
+pub use create::create;
+pub use delete::delete;
+pub use kinds::pod::bind;
+pub use kinds::service::{CLUSTER_IP_RECORDS, NODE_PORT_RECORDS};
+pub use minisvc_apimachinery::Status;
+pub use table::{IncludeObject, table};
+pub use update::{patch, update};

@@ -1,0 +1,150 @@
+//! Pods: defaults, refusals, binding, status, graceful end.
+
+use super::{World, key, says};
+use crate::{DeleteOptions, bind};
+use minisvc_apimachinery::resource::PODS;
+use serde_json::{Value, json};
+
+fn pod(spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
+}
+
+fn one(container: Value) -> Value {
+    let mut all = json!({"name": "c", "image": "echo"});
+    all.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    json!({"containers": [all]})
+}
+
+fn bound(world: &mut World) -> Value {
+    world.create(pod(one(json!({})))).unwrap();
+    let outcome = world
+        .run(|ctx, view| {
+            bind(ctx, view, &key(&PODS, "p"), &json!({"target": {"kind": "Node", "name": "node1"}}))
+        })
+        .unwrap();
+    world.store.commit(&outcome.changes);
+    outcome.object
+}
+
+#[test]
+fn a_pod_gets_its_defaults() {
+    let mut world = World::new();
+    let object = world
+        .create(pod(one(json!({"ports": [{"containerPort": 80}], "image": "reg:5000/echo:1",
+            "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}))))
+        .unwrap()
+        .object;
+    let expected = json!({
+        "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
+        "terminationGracePeriodSeconds": 30, "enableServiceLinks": true, "securityContext": {},
+        "containers": [{"name": "c", "image": "reg:5000/echo:1", "imagePullPolicy": "IfNotPresent",
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File", "resources": {},
+            "ports": [{"containerPort": 80, "protocol": "TCP"}],
+            "env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}]}],
+    });
+    assert_eq!(object["spec"], expected);
+    assert_eq!(object["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    assert_eq!(object["metadata"]["generation"], 1);
+}
+
+#[test]
+fn what_kubectl_run_sends_is_taken() {
+    let mut world = World::new();
+    let sent = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"creationTimestamp": null, "labels": {"run": "p"}, "name": "p"},
+        "spec": {"containers": [{"image": "echo", "name": "p", "resources": {}, "stdin": false}], "dnsPolicy": "ClusterFirst",
+                 "restartPolicy": "Always", "hostNetwork": false, "tolerations": [{"operator": "Exists"}]}, "status": {}});
+    world.create(sent).unwrap();
+}
+
+#[test]
+fn a_pod_is_bound_once() {
+    let mut world = World::new();
+    let answer = bound(&mut world);
+    assert_eq!(answer["status"], "Success");
+    let object = world.get(&PODS, "p").unwrap();
+    assert_eq!(object["spec"]["nodeName"], "node1");
+    assert_eq!(object["status"]["conditions"][0]["type"], "PodScheduled");
+    let again = json!({"target": {"kind": "Node", "name": "node2"}});
+    let refused = world.run(|ctx, view| bind(ctx, view, &key(&PODS, "p"), &again)).unwrap_err();
+    assert_eq!(refused.code, 409);
+    says(&refused.message, "pod p is already assigned to node \"node1\"");
+    let faulty = json!({"target": {"kind": "Pod"}});
+    let refused = world.run(|ctx, view| bind(ctx, view, &key(&PODS, "p"), &faulty)).unwrap_err();
+    says(
+        &refused.message,
+        "target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\"",
+    );
+    says(&refused.message, "target.name: Required value");
+    let absent = world.run(|ctx, view| bind(ctx, view, &key(&PODS, "q"), &again)).unwrap_err();
+    assert_eq!(absent.code, 404);
+}
+
+#[test]
+fn a_pod_on_a_node_ends_gracefully() {
+    let mut world = World::new();
+    bound(&mut world);
+    let outcome = world.delete(&PODS, "p", &DeleteOptions::default()).unwrap();
+    let metadata = &outcome.object["metadata"];
+    assert!(!outcome.deleted);
+    assert_eq!(metadata["deletionGracePeriodSeconds"], 30);
+    assert_eq!(metadata["deletionTimestamp"], "2026-01-02T03:04:35Z");
+    let longer = DeleteOptions { grace_period_seconds: Some(60), ..DeleteOptions::default() };
+    assert!(world.delete(&PODS, "p", &longer).unwrap().changes.is_empty());
+    let shorter = DeleteOptions { grace_period_seconds: Some(10), ..DeleteOptions::default() };
+    let outcome = world.delete(&PODS, "p", &shorter).unwrap();
+    assert_eq!(outcome.object["metadata"]["deletionTimestamp"], "2026-01-02T03:04:15Z");
+    let status =
+        world.change(&PODS, "p", Some("status"), |pod| pod["status"]["phase"] = json!("Running")).unwrap();
+    assert!(!status.deleted, "a status update does not end it");
+    let confirmed = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    assert!(world.delete(&PODS, "p", &confirmed).unwrap().deleted);
+    assert!(world.get(&PODS, "p").is_none());
+}
+
+#[test]
+fn a_pod_without_node_goes_at_once() {
+    let mut world = World::new();
+    world.create(pod(one(json!({})))).unwrap();
+    assert!(world.delete(&PODS, "p", &DeleteOptions::default()).unwrap().deleted);
+}
+
+#[test]
+fn the_spec_is_fixed_and_the_status_is_apart() {
+    let mut world = World::new();
+    bound(&mut world);
+    type Change = fn(&mut Value);
+    let refused: [(Change, &str); 4] = [
+        (|spec| spec["nodeName"] = json!("node2"), "changed: spec.nodeName"),
+        (|spec| spec["containers"][0]["args"] = json!(["x"]), "changed: spec.containers"),
+        (|spec| spec["restartPolicy"] = json!("Never"), "pod updates may not change fields other than"),
+        (
+            |spec| spec["containers"] = json!([]),
+            "spec.containers: Forbidden: pod updates may not add or remove containers",
+        ),
+    ];
+    for (change, expected) in refused {
+        let status = world.change(&PODS, "p", None, |pod| change(&mut pod["spec"])).unwrap_err();
+        says(&status.message, expected);
+    }
+    let outcome = world
+        .change(&PODS, "p", None, |pod| {
+            pod["spec"]["containers"][0]["image"] = json!("echo:2");
+            pod["status"] = json!({"phase": "Failed"});
+        })
+        .unwrap();
+    assert_eq!(outcome.object["metadata"]["generation"], 3);
+    assert_eq!(outcome.object["status"]["phase"], "Pending");
+    let outcome = world
+        .change(&PODS, "p", Some("status"), |pod| {
+            pod["status"] = json!({"phase": "Running", "podIP": "10.42.0.5"});
+            pod["spec"]["nodeName"] = json!("node9");
+            pod["metadata"]["labels"] = json!({"app": "bank"});
+        })
+        .unwrap();
+    assert_eq!(outcome.object["metadata"].get("labels"), None, "a node cannot put its Pod behind a Service");
+    assert_eq!(outcome.object["status"]["podIP"], "10.42.0.5");
+    assert_eq!(outcome.object["spec"]["nodeName"], "node1");
+    assert_eq!(outcome.object["metadata"]["generation"], 3);
+    let none = world.change(&PODS, "p", Some("scale"), |_| {}).unwrap_err();
+    assert_eq!(none.code, 404);
+}

@@ -1,0 +1,299 @@
+//! kubectl, where it is installed, against a lab: what a person types every day, in kubectl's own words.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod common;
+
+use common::{LONG, Lab, Said, eventually, is_there, run, says};
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+const PODS: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: echo, labels: {app: echo}}
+spec:
+  containers:
+  - {name: echo, image: echo, ports: [{name: http, containerPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: talker}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: talker, image: host, command: [sh, -c, 'echo one; echo two; exec sleep 1000']}
+";
+
+const WEB: &str = "apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  type: NodePort
+  selector: {app: echo}
+  ports:
+  - {name: http, port: 80, targetPort: http}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+  - host: web.example
+    http:
+      paths:
+      - {path: /, pathType: Prefix, backend: {service: {name: web, port: {name: http}}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {a: b}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: password}
+stringData: {a: b}
+";
+
+struct Kubectl<'a>(&'a Lab);
+
+impl Kubectl<'_> {
+    fn of(&self, words: &[&str], input: &str) -> Said {
+        // Where it keeps what it learnt of an API by address; labs share addresses over time.
+        let cache = format!("--cache-dir={}", self.0.dir().join("kubectl-cache").display());
+        let words: Vec<&str> = std::iter::once(cache.as_str()).chain(words.iter().copied()).collect();
+        run(&mut self.0.command("kubectl", &words), input)
+    }
+
+    fn run(&self, words: &str) -> Said {
+        self.of(&words.split(' ').collect::<Vec<_>>(), "")
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &str) -> String {
+        let said = self.run(words);
+        assert_eq!(said.code, 0, "kubectl {words}: {}{}", said.out, said.err);
+        said.out
+    }
+}
+
+#[test]
+fn kubectl_is_at_home() {
+    if !is_there("kubectl", "version --client") {
+        return;
+    }
+    let Some(lab) = Lab::up("t-kubectl", 1) else { return };
+    let kubectl = Kubectl(&lab);
+    the_cluster_is_discovered(&kubectl);
+    objects_are_applied(&kubectl);
+    objects_are_shown(&kubectl);
+    objects_are_changed(&kubectl);
+    pods_are_entered(&kubectl);
+    a_watch_tells_each_change(&kubectl);
+    what_is_not_served_is_refused(&kubectl);
+    let deleted = kubectl.of(&["delete", "-f", "-"], &format!("{PODS}---\n{WEB}")).ok();
+    assert_eq!(deleted.lines().filter(|line| line.contains("deleted")).count(), 6, "{deleted}");
+    assert_eq!(kubectl.ok("get pods,ingresses,configmaps,secrets -o name"), "");
+    lab.down();
+}
+
+fn the_cluster_is_discovered(kubectl: &Kubectl) {
+    assert!(kubectl.ok("version").contains("+minisvc-"));
+    assert!(kubectl.ok("cluster-info").contains("is running at"));
+    let resources = kubectl.ok("api-resources --no-headers");
+    for line in [
+        "configmaps cm v1 true ConfigMap",
+        "events ev v1 true Event",
+        "namespaces ns v1 false Namespace",
+        "nodes no v1 false Node",
+        "pods po v1 true Pod",
+        "secrets v1 true Secret",
+        "services svc v1 true Service",
+        "leases coordination.k8s.io/v1 true Lease",
+        "endpointslices discovery.k8s.io/v1 true EndpointSlice",
+        "ingresses ing networking.k8s.io/v1 true Ingress",
+    ] {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(resources.lines().any(|found| words(found) == line), "{line}:\n{resources}");
+    }
+    let explained = kubectl.ok("explain service.spec.clusterIP");
+    assert!(
+        explained.contains("FIELD: clusterIP <string>") && explained.contains("allocated"),
+        "{explained}"
+    );
+    for kind in ["pod.spec.containers", "ingress.spec.rules", "endpointslice.endpoints"] {
+        assert!(kubectl.ok(&format!("explain {kind}")).contains("FIELD"), "{kind}");
+    }
+    for path in ["/healthz", "/readyz", "/livez"] {
+        assert_eq!(kubectl.ok(&format!("get --raw {path}")).trim(), "ok", "{path}");
+    }
+}
+
+fn objects_are_applied(kubectl: &Kubectl) {
+    let all = format!("{PODS}---\n{WEB}");
+    let apply = |text: &str| kubectl.of(&["apply", "-f", "-"], text).ok();
+    let lines = |how: &str| {
+        let names = [
+            "pod/echo",
+            "pod/talker",
+            "service/web",
+            "ingress.networking.k8s.io/web",
+            "configmap/settings",
+            "secret/password",
+        ];
+        names.map(|name| format!("{name} {how}\n")).concat()
+    };
+    assert_eq!(
+        kubectl.of(&["apply", "--dry-run=server", "-f", "-"], &all).ok(),
+        lines("created (server dry run)")
+    );
+    assert_eq!(kubectl.ok("get pods -o name"), "", "a dry run stores nothing");
+    assert_eq!(apply(&all), lines("created"));
+    // A stringData is written into data, so its manifest always differs from what is stored; as in Kubernetes.
+    assert_eq!(apply(&all).replace("password configured", "password unchanged"), lines("unchanged"));
+    assert!(apply(&WEB.replace("port: 80,", "port: 81,")).starts_with("service/web configured\n"));
+    assert_eq!(kubectl.ok("get svc web -o jsonpath={.spec.ports[*].port}"), "81", "merged by its key");
+    let difference = kubectl.of(&["diff", "-f", "-"], WEB);
+    assert!(
+        difference.code == 1
+            && difference.out.contains("\n+  - name: http\n") | difference.out.contains("port: 80"),
+        "{difference:?}"
+    );
+    apply(WEB);
+    assert_eq!(kubectl.ok("wait --for=condition=Ready pod/echo pod/talker --timeout=30s").lines().count(), 2);
+}
+
+fn objects_are_shown(kubectl: &Kubectl) {
+    for (words, columns, parts) in [
+        ("get nodes", "NAME STATUS ROLES AGE VERSION", ["node1", "Ready", "control-plane"]),
+        (
+            "get pods -o wide",
+            "NAME READY STATUS RESTARTS AGE IP NODE NOMINATED NODE READINESS GATES",
+            ["echo", "1/1", "10.42.0."],
+        ),
+        ("get svc", "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE", ["web", "NodePort", "80:3"]),
+        ("get ingress", "NAME CLASS HOSTS ADDRESS PORTS AGE", ["web", "web.example", "172.31.77.11"]),
+        ("get endpointslices", "NAME ADDRESSTYPE PORTS ENDPOINTS AGE", ["web-", "8080", "10.42.0."]),
+        ("get configmaps", "NAME DATA AGE", ["settings", "1", "s"]),
+        ("get secrets", "NAME TYPE DATA AGE", ["password", "Opaque", "1"]),
+        ("get leases -n kube-node-lease", "NAME HOLDER AGE", ["node1", "node1", "s"]),
+        ("get namespaces", "NAME STATUS AGE", ["kube-node-lease", "Active", "default"]),
+        (
+            "get events",
+            "LAST SEEN TYPE REASON OBJECT MESSAGE",
+            ["Scheduled", "pod/echo", "Successfully assigned"],
+        ),
+    ] {
+        let table = says(words, &parts, &[], || kubectl.run(words));
+        let header: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+        assert_eq!(header.join(" "), columns, "{words}");
+    }
+    assert!(kubectl.ok("get svc web -o yaml").contains("clusterIP: 10.43."));
+    assert!(kubectl.ok("get svc web -o json").contains("\"clusterIPs\": ["));
+    assert_eq!(kubectl.ok("get svc -l app=web -o name"), "service/web\n");
+    assert_eq!(kubectl.ok("get pods --field-selector metadata.name=echo -o name"), "pod/echo\n");
+    assert!(kubectl.ok("get all -A").contains("service/kube-dns"));
+    for (what, part) in [
+        ("node node1", "PodCIDR:"),
+        ("pod echo", "Successfully assigned default/echo to node1"),
+        ("svc web", "Endpoints:                10.42.0."),
+        ("ingress web", "web:http (10.42.0."),
+        ("endpointslice", "TargetRef:  Pod/echo"),
+        ("configmap settings", "settings"),
+        ("secret password", "Opaque"),
+        ("namespace default", "Active"),
+        ("lease node1 -n kube-node-lease", "node1"),
+        ("events", "Scheduled"),
+    ] {
+        says(what, &[part], &[], || kubectl.run(&format!("describe {what}")));
+    }
+}
+
+fn objects_are_changed(kubectl: &Kubectl) {
+    assert_eq!(kubectl.ok("label svc web tier=front"), "service/web labeled\n");
+    assert_eq!(kubectl.ok("annotate svc web note=seen"), "service/web annotated\n");
+    for (how, patch) in [
+        ("strategic", r#"{"spec":{"ports":[{"port":80,"name":"http","targetPort":8080}]}}"#),
+        ("merge", r#"{"metadata":{"labels":{"tier":"merge"}}}"#),
+        ("json", r#"[{"op":"replace","path":"/metadata/labels/tier","value":"json"}]"#),
+    ] {
+        assert_eq!(
+            kubectl.of(&["patch", "svc", "web", "--type", how, "-p", patch], "").ok(),
+            "service/web patched\n"
+        );
+    }
+    let web = "get svc web -o jsonpath={.metadata.labels.tier},{.metadata.annotations.note},{.spec.ports[0].targetPort}";
+    assert_eq!(kubectl.ok(web), "json,seen,8080");
+    // Who read before the last change may not replace it.
+    let stale = kubectl.ok("get svc web -o yaml");
+    kubectl.ok("label svc web tier-");
+    let refused = kubectl.of(&["replace", "-f", "-"], &stale).refused();
+    assert!(refused.contains("(Conflict)") && refused.contains("the object has been modified"), "{refused}");
+    let fresh = kubectl.ok("get svc web -o yaml");
+    assert_eq!(kubectl.of(&["replace", "-f", "-"], &fresh).ok(), "service/web replaced\n");
+    let refused = kubectl.of(&["apply", "-f", "-"], &WEB.replace("port: 80,", "port: 70000,")).refused();
+    assert!(refused.contains("spec.ports[0].port: Invalid value: 70000"), "{refused}");
+    let refused = kubectl.of(&["apply", "-f", "-"], &WEB.replace("targetPort", "tragetPort")).refused();
+    assert!(
+        refused.contains("strict decoding error: unknown field \"spec.ports[0].tragetPort\""),
+        "{refused}"
+    );
+}
+
+fn pods_are_entered(kubectl: &Kubectl) {
+    let said = kubectl.of(&["exec", "talker", "--", "sh", "-c", "hostname; exit 7"], "");
+    assert_eq!((said.code, said.out.as_str()), (7, "talker\n"), "{}", said.err);
+    let said = kubectl.of(&["exec", "-i", "talker", "--", "cat"], "typed\n");
+    assert_eq!((said.code, said.out.as_str()), (0, "typed\n"), "{}", said.err);
+    let refused = kubectl.run("exec nobody -- true").refused();
+    assert!(refused.contains("pods \"nobody\" not found"), "{refused}");
+    says("logs", &["one\ntwo\n"], &[], || kubectl.run("logs talker"));
+    assert_eq!(kubectl.ok("logs talker --tail=1"), "two\n");
+    assert!(
+        kubectl
+            .ok("logs talker --timestamps")
+            .lines()
+            .all(|line| line.starts_with("20") && line.contains('Z'))
+    );
+    assert!(kubectl.run("logs talker -c nothing").refused().contains("nothing"));
+}
+
+fn a_watch_tells_each_change(kubectl: &Kubectl) {
+    let words = ["get", "configmaps", "-w", "--output-watch-events", "-l", "watched=yes"];
+    let mut child = kubectl.0.command("kubectl", &words).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: seen, labels: {watched: 'yes'}}\n";
+    let mut told = Vec::new();
+    let mut next = || lines.next().unwrap().unwrap().split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    kubectl.of(&["apply", "-f", "-"], map).ok();
+    told.extend([next(), next()]);
+    kubectl.ok("annotate configmap seen note=x");
+    told.push(next());
+    kubectl.ok("delete configmap seen");
+    told.push(next());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(told, ["EVENT NAME", "ADDED seen", "MODIFIED seen", "DELETED seen"]);
+}
+
+/// What this version leaves out says so, and does nothing.
+fn what_is_not_served_is_refused(kubectl: &Kubectl) {
+    let refused = kubectl.run("create configmap binary --from-literal=a=b").refused();
+    assert!(refused.contains("protobuf (application/vnd.kubernetes.protobuf) is not served"), "{refused}");
+    assert!(refused.contains("application/json"), "{refused}");
+    let refused = kubectl.of(&["apply", "--server-side", "-f", "-"], WEB).refused();
+    assert!(refused.contains("use kubectl apply without --server-side"), "{refused}");
+    let refused = kubectl.run("get deployments").refused();
+    assert!(refused.contains("doesn't have a resource type \"deployments\""), "{refused}");
+    let pod = PODS
+        .replace("image: host", "image: host, livenessProbe: {tcpSocket: {port: 1}}")
+        .replace("talker", "probed");
+    let refused = kubectl.of(&["create", "-f", "-"], pod.split("---").nth(1).unwrap()).refused();
+    assert!(refused.contains("livenessProbe: Forbidden"), "{refused}");
+    eventually("nothing of it is there", LONG, || {
+        let found = kubectl.ok("get configmaps,pods -o name");
+        if found.contains("binary") || found.contains("probed") { Err(found) } else { Ok(()) }
+    });
+}
