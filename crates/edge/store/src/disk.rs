@@ -5,6 +5,7 @@
 
 use crate::{
     StoreError,
+    files::{Directory, TakeError},
     view::{State, Write},
 };
 use bytes::Bytes;
@@ -34,9 +35,11 @@ pub(crate) enum WriteError {
 
 pub(crate) struct Disk {
     tree: sled::Tree,
-    // After the tree: dropping the last handle closes the files and gives the lock back.
+    // After the tree: dropping the last handle closes the files.
     db: sled::Db,
     file: File,
+    // After the database: the next process may come once all is closed.
+    _directory: Directory,
     path: PathBuf,
     blobs: PathBuf,
     /// Names in `blobs/` that were synced already.
@@ -50,31 +53,24 @@ impl Disk {
             path: path.to_owned(),
             source,
         };
-        std::fs::create_dir_all(path).map_err(|e| failed(Arc::new(e)))?;
+        let directory = Directory::take(path).map_err(|error| match error {
+            TakeError::InUse => StoreError::InUse { path: path.to_owned() },
+            TakeError::Io(error) => failed(Arc::new(error)),
+        })?;
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(cache_bytes)
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
-        let db = config.open().map_err(|error| match &error {
-            // sled has no kind of its own for this.
-            sled::Error::Io(io) if io.to_string().contains("could not acquire lock") => {
-                StoreError::InUse { path: path.to_owned() }
-            }
-            _ => failed(Arc::new(error)),
-        })?;
+        let db = config.open().map_err(|e| failed(Arc::new(e)))?;
         let tree = db.open_tree(TREE).map_err(|e| failed(Arc::new(e)))?;
         let state = read_all(path, &tree)?;
         let db_path = path.join("db");
         let file = File::open(&db_path).map_err(|e| failed(Arc::new(e)))?;
-        // The names of new files must survive too, up to the directory that the operator made.
-        for directory in
-            [Some(path), path.parent()].into_iter().flatten().filter(|d| !d.as_os_str().is_empty())
-        {
-            File::open(directory).and_then(|d| d.sync_all()).map_err(|e| failed(Arc::new(e)))?;
-        }
+        directory.sync(path).map_err(|e| failed(Arc::new(e)))?;
         let blobs = path.join("blobs");
-        let mut disk = Self { tree, db, file, path: db_path, blobs, synced_blobs: BTreeSet::new() };
+        let synced_blobs = BTreeSet::new();
+        let mut disk = Self { tree, db, file, _directory: directory, path: db_path, blobs, synced_blobs };
         disk.sync().map_err(|e| failed(Arc::new(e)))?;
         Ok((disk, state))
     }

@@ -12,6 +12,7 @@
 //! - After an error of the disk nothing is written any more ([`StoreError::Failed`]); reads go on.
 
 mod disk;
+mod files;
 mod log;
 mod view;
 mod writer;

@@ -261,6 +261,22 @@ async fn a_second_opener_is_told_who_is_in_the_way() {
 }
 
 #[tokio::test]
+async fn what_a_kill_left_half_written_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    // Killed while the store was made.
+    std::fs::create_dir_all(&path).unwrap();
+    std::fs::write(path.join("conf"), "segment_size: 52").unwrap();
+    let store = open(&dir);
+    commit(&store, vec![put("a", 1)]).await;
+    store.close().await;
+    // Killed while the index of the log was written, when it was opened.
+    std::fs::write(path.join("snap.FFFFFFFFFFFFFFFF.generating"), "half an index").unwrap();
+    let store = open(&dir);
+    assert_eq!(keys(&store.view(), "", None), ["a"]);
+}
+
+#[tokio::test]
 async fn damage_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
