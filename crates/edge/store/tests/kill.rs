@@ -16,7 +16,7 @@ use std::{
 };
 
 const CHILD: &str = "MINISVC_STORE_KILL_TEST";
-const ROUNDS: usize = 600;
+const ROUNDS: usize = 40;
 const CLIENTS: u64 = 8;
 
 fn main() -> ExitCode {
