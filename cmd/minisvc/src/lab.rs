@@ -56,7 +56,7 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct Name {
     /// Name of the lab.
-    #[arg(long, default_value = "lab", env = "MINISVC_LAB_NAME")]
+    #[arg(long, default_value = minisvc_lab::layout::DEFAULT_NAME, env = "MINISVC_LAB_NAME")]
     name: String,
 }
 

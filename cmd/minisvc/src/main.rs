@@ -53,10 +53,11 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| fail(&error))
 }
 
-/// The kubeconfig of this user's lab, for verbs that are told of no other.
+/// The kubeconfigs of this user's labs, for verbs that are told of no other.
 fn lab_kubeconfigs() -> Vec<PathBuf> {
-    let name = std::env::var("MINISVC_LAB_NAME").unwrap_or_else(|_| "lab".to_owned());
-    minisvc_lab::layout::Lab::named(&name).map(|lab| lab.kubeconfig()).into_iter().collect()
+    use minisvc_lab::layout::Lab;
+    let named = std::env::var("MINISVC_LAB_NAME").ok();
+    Lab::meant(named.as_deref(), Lab::all()).iter().map(Lab::kubeconfig).collect()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

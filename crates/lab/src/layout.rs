@@ -20,6 +20,9 @@ pub const LOAD_BALANCER_POOL: &str = "172.31.77.200-172.31.77.239";
 /// The namespace outside the cluster.
 pub const CLIENT: &str = "client";
 
+/// Name of the lab where none is said.
+pub const DEFAULT_NAME: &str = "lab";
+
 /// What a lab is asked to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabOptions {
@@ -51,6 +54,25 @@ impl Lab {
             return Err(LabError::Name { name: name.to_owned() });
         }
         Ok(Self { name: name.to_owned(), dir: base_dir().join(name) })
+    }
+
+    /// The labs of this user that have a directory, by name.
+    pub fn all() -> Vec<Self> {
+        let Ok(entries) = std::fs::read_dir(base_dir()) else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut labs: Vec<Self> = names.filter_map(|name| Self::named(&name).ok()).collect();
+        labs.sort_by(|a, b| a.name.cmp(&b.name));
+        labs
+    }
+
+    /// The labs a command may mean that names none itself, best first: the one named for all commands; else the one
+    /// of the default name, then the only one there is.
+    pub fn meant(named: Option<&str>, all: Vec<Self>) -> Vec<Self> {
+        let mut labs: Vec<Self> = Self::named(named.unwrap_or(DEFAULT_NAME)).into_iter().collect();
+        if named.is_none() && all.len() == 1 && all != labs {
+            labs.extend(all);
+        }
+        labs
     }
 
     /// The lab whose directory this is.
@@ -192,6 +214,19 @@ mod tests {
         for bad in ["", "-a", "a/b", "A", &"x".repeat(31)] {
             assert!(Lab::named(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_only_lab_is_meant_by_those_who_name_none() {
+        let lab = |name: &str| Lab::named(name).unwrap();
+        let meant = |named, all: &[&str]| -> Vec<String> {
+            let labs = Lab::meant(named, all.iter().map(|name| lab(name)).collect());
+            labs.iter().map(|lab| lab.name().to_owned()).collect()
+        };
+        assert_eq!(meant(None, &["lab"]), ["lab"]);
+        assert_eq!(meant(None, &["mine"]), ["lab", "mine"]);
+        assert_eq!(meant(None, &["mine", "yours"]), ["lab"]);
+        assert_eq!(meant(Some("yours"), &["mine"]), ["yours"]);
     }
 
     #[test]
