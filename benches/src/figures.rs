@@ -1,0 +1,38 @@
+//! Figures and the table they are printed as.
+
+use std::time::Duration;
+
+/// Durations, to be asked for their quantiles.
+#[derive(Default)]
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    /// Adds one.
+    pub fn push(&mut self, time: Duration) {
+        self.0.push(time);
+    }
+
+    /// Adds those of another.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Smallest time that this share (0 to 1) does not exceed; zero if there are none.
+    pub fn quantile(&mut self, share: f64) -> Duration {
+        self.0.sort_unstable();
+        let last = self.0.len().saturating_sub(1);
+        self.0.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+    }
+
+    /// `p50 / p99`, in milliseconds.
+    pub fn shown(&mut self) -> String {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let (p50, p99) = (self.quantile(0.5), self.quantile(0.99));
+        format!("{:.2} / {:.2} ms", ms(p50), ms(p99))
+    }
+}
+
+/// A table of two columns, printed row by row: a benchmark that is ended early has still said something.
+pub fn row(what: &str, figure: &str) {
+    println!("{what:<62} {figure:>24}");
+}
