@@ -98,6 +98,13 @@ const EXEC: &[Parameter] = &[
     ("stdout", "boolean", "Redirect the standard output stream of the pod for this call."),
     ("tty", "boolean", "TTY if true indicates that a tty will be allocated for the exec call."),
 ];
+const ATTACH: &[Parameter] = &[
+    ("container", "string", "The container in which to execute the command."),
+    ("stderr", "boolean", "Stderr if true indicates that stderr is to be redirected for the attach call."),
+    ("stdout", "boolean", "Stdout if true indicates that stdout is to be redirected for the attach call."),
+];
+const PORT_FORWARD: &[Parameter] =
+    &[("ports", "integer", "List of ports to forward Required when using WebSockets")];
 
 fn query(parameters: &[Parameter]) -> Value {
     parameters
@@ -241,6 +248,13 @@ pub fn add(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
         put(format!("{pod}/log"), json!({"get": writer.stream("get", "read log of the specified Pod", LOG)}));
         let exec = writer.stream("connect", "connect GET requests to exec of Pod", EXEC);
         put(format!("{pod}/exec"), json!({"get": exec}));
+        let attach = writer.stream("connect", "connect GET requests to attach of Pod", ATTACH);
+        put(format!("{pod}/attach"), json!({"get": attach}));
+        let connect = |method: &str| {
+            let about = format!("connect {method} requests to portforward of Pod");
+            writer.stream("connect", &about, PORT_FORWARD)
+        };
+        put(format!("{pod}/portforward"), json!({"get": connect("GET"), "post": connect("POST")}));
     }
 }
 

@@ -37,8 +37,10 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, Vec<&'static str>, &'
         })
         .collect();
     if resource.kind == "Pod" {
+        found.push(("attach", vec!["create", "get"], "PodAttachOptions"));
         found.push(("exec", vec!["create", "get"], "PodExecOptions"));
         found.push(("log", vec!["get"], "Pod"));
+        found.push(("portforward", vec!["create", "get"], "PodPortForwardOptions"));
     }
     found
 }

@@ -139,7 +139,9 @@ fn is_served(target: &Target, verb: &str) -> bool {
     match target.subresource.as_str() {
         "" => verb != "create" || target.name.is_empty(),
         "log" => target.resource.kind == "Pod" && verb == "get",
-        "exec" => target.resource.kind == "Pod" && matches!(verb, "get" | "create"),
+        "attach" | "exec" | "portforward" => {
+            target.resource.kind == "Pod" && matches!(verb, "get" | "create")
+        }
         "binding" => listed && verb == "create",
         "finalize" => listed && verb == "update",
         _ => listed && matches!(verb, "get" | "update" | "patch"),
@@ -172,10 +174,10 @@ async fn objects(
             labels.lasting = true;
             return proxy::log(&api.nodes, &api.store, target, request.uri(), &parameters).await;
         }
-        ("exec", _) => {
+        ("attach" | "exec" | "portforward", _) => {
             labels.lasting = true;
             let shutdown = api.shutdown.clone();
-            return proxy::exec(&api.nodes, &api.store, shutdown, target, &parameters, request).await;
+            return proxy::stream(&api.nodes, &api.store, shutdown, target, &parameters, request).await;
         }
         _ => {}
     }

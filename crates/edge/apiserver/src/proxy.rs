@@ -1,4 +1,4 @@
-//! `pods/log` and `pods/exec`: passed on to the server of the Pod's node.
+//! `pods/log`, `pods/exec`, `pods/attach` and `pods/portforward`: passed on to the server of the Pod's node.
 //!
 //! Invariants: the node must show a certificate of our CA for the address we dialled, which comes from its Node
 //! object; nothing follows a redirect; an upgraded connection is bytes copied both ways, never read.
@@ -11,7 +11,7 @@ use crate::{
 use axum::{body::Body, extract::Request, response::Response};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
+use hyper::{client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use minisvc_apimachinery::{ObjectKey, Resource, Status, resource::NODES, storage::Read};
@@ -25,13 +25,18 @@ use tokio_util::sync::CancellationToken;
 
 /// Port of the nodes' servers.
 pub(crate) const NODE_PORT: u16 = 10250;
+/// What the nodes' servers call port forwarding.
+const PORT_FORWARD: &str = "portForward";
 /// Longest time to reach a node, and to get the head of its answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a node's refusal that are passed on.
 const REFUSAL_BYTES_MAX: usize = 4096;
+/// SPDY's own offer and choice of what is spoken in it.
+const STREAM_PROTOCOL: header::HeaderName = header::HeaderName::from_static("x-stream-protocol-version");
 /// Headers of an upgrade, which are for the two ends.
-const UPGRADE_HEADERS: [header::HeaderName; 5] = [
+const UPGRADE_HEADERS: [header::HeaderName; 6] = [
+    STREAM_PROTOCOL,
     header::CONNECTION,
     header::UPGRADE,
     header::SEC_WEBSOCKET_KEY,
@@ -89,18 +94,29 @@ impl NodeClient {
     }
 }
 
-/// Where a container runs.
+/// Where a Pod runs, and its path on that node's server.
 struct Place {
     node: String,
     address: IpAddr,
-    container: String,
+    path: String,
 }
 
-/// Finds the node and the container of a request.
-fn locate(view: &View, target: &Target, parameters: &Parameters) -> Result<Place, Status> {
+/// Finds the node of a request, and the container if `what` is of one.
+fn locate(view: &View, what: &str, target: &Target, parameters: &Parameters) -> Result<Place, Status> {
     let stored = read::find(view, target)?;
     let pod: Value = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
-    let name = &target.name;
+    let mut path = format!("/{what}/{}/{}", target.namespace, target.name);
+    if what != PORT_FORWARD {
+        path = format!("{path}/{}", container(&pod, &target.name, parameters)?);
+    }
+    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).filter(|node| !node.is_empty());
+    let node = node
+        .ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", target.name)))?;
+    Ok(Place { node: node.to_owned(), address: node_address(view, node)?, path })
+}
+
+/// The container that is asked for, or that is meant when none is.
+fn container(pod: &Value, name: &str, parameters: &Parameters) -> Result<String, Status> {
     let containers =
         pod.pointer("/spec/containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let names: Vec<&str> = containers.iter().filter_map(|c| c.get("name")?.as_str()).collect();
@@ -122,10 +138,7 @@ fn locate(view: &View, target: &Target, parameters: &Parameters) -> Result<Place
             )));
         }
     };
-    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).filter(|node| !node.is_empty());
-    let node =
-        node.ok_or_else(|| Status::bad_request(format!("pod {name} does not have a host assigned")))?;
-    Ok(Place { node: node.to_owned(), address: node_address(view, node)?, container: container.to_owned() })
+    Ok(container.to_owned())
 }
 
 fn node_address(view: &View, name: &str) -> Result<IpAddr, Status> {
@@ -140,23 +153,23 @@ fn node_address(view: &View, name: &str) -> Result<IpAddr, Status> {
     internal.ok_or_else(|| Status::unavailable(format!("node {name:?} has not told its address yet")))
 }
 
-/// The path and query of the node's server.
-fn node_uri(what: &str, target: &Target, container: &str, uri: &Uri) -> Result<Uri, Status> {
-    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    // Names of stored objects need no encoding.
-    format!("/{what}/{}/{}/{container}{query}", target.namespace, target.name)
-        .parse()
-        .map_err(Status::internal)
-}
-
-fn request(uri: Uri, place: &Place, headers: HeaderMap) -> Request<Empty<bytes::Bytes>> {
+/// A request to the node's server, with the client's query.
+fn request(
+    place: &Place,
+    method: Method,
+    client: &Uri,
+    headers: HeaderMap,
+) -> Result<Request<Empty<bytes::Bytes>>, Status> {
+    let query = client.query().map(|query| format!("?{query}")).unwrap_or_default();
     let mut request = Request::new(Empty::new());
-    *request.uri_mut() = uri;
+    *request.method_mut() = method;
+    // Names of stored objects need no encoding.
+    *request.uri_mut() = format!("{}{query}", place.path).parse().map_err(Status::internal)?;
     *request.headers_mut() = headers;
     if let Ok(host) = place.address.to_string().parse() {
         request.headers_mut().insert(header::HOST, host);
     }
-    request
+    Ok(request)
 }
 
 /// What a node said no with, in our form.
@@ -171,6 +184,8 @@ async fn refused(
         body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
     match code {
         StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::FORBIDDEN => Status::failure(403, "Forbidden", text),
+        StatusCode::TOO_MANY_REQUESTS => Status::failure(429, "TooManyRequests", text),
         StatusCode::NOT_FOUND => {
             let message = format!("{} on node {:?}: {text}", resource.plural, place.node);
             Status::failure(404, "NotFound", message)
@@ -187,9 +202,9 @@ pub(crate) async fn log(
     uri: &Uri,
     parameters: &Parameters,
 ) -> Result<Response, Status> {
-    let place = locate(&store.view(), target, parameters)?;
-    let uri = node_uri("containerLogs", target, &place.container, uri)?;
-    let answer = nodes.send(&place.node, place.address, request(uri, &place, HeaderMap::new())).await?;
+    let place = locate(&store.view(), "containerLogs", target, parameters)?;
+    let request = request(&place, Method::GET, uri, HeaderMap::new())?;
+    let answer = nodes.send(&place.node, place.address, request).await?;
     if !answer.status().is_success() {
         return Err(refused(target.resource, &place, answer).await);
     }
@@ -197,8 +212,26 @@ pub(crate) async fn log(
     Ok(respond::bytes(StatusCode::OK, "text/plain; charset=utf-8", body))
 }
 
-/// Answers `pods/exec`: upgrades both connections and copies between them.
-pub(crate) async fn exec(
+/// Whether a client asks for an upgrade that the subresource has.
+fn check_upgrade(what: &str, client: &Request) -> Result<(), Status> {
+    let wanted =
+        client.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let websocket = client.method() == Method::GET && wanted.eq_ignore_ascii_case("websocket");
+    let spdy = client.method() == Method::POST && wanted.eq_ignore_ascii_case("SPDY/3.1");
+    if websocket || spdy && what == PORT_FORWARD {
+        return Ok(());
+    }
+    let how = if wanted.is_empty() { "no upgrade" } else { wanted };
+    Err(Status::bad_request(format!(
+        "{} is served over WebSocket only (GET with Upgrade: websocket), not {} with {how}; kubectl since 1.31 asks \
+         so by itself",
+        what.to_lowercase(),
+        client.method()
+    )))
+}
+
+/// Answers `pods/exec`, `pods/attach` and `pods/portforward`: upgrades both connections and copies between them.
+pub(crate) async fn stream(
     nodes: &NodeClient,
     store: &Store,
     shutdown: CancellationToken,
@@ -206,48 +239,48 @@ pub(crate) async fn exec(
     parameters: &Parameters,
     mut client: Request,
 ) -> Result<Response, Status> {
-    let wanted =
-        client.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if client.method() != Method::GET || !wanted.eq_ignore_ascii_case("websocket") {
-        let how = if wanted.is_empty() { "no upgrade" } else { wanted };
-        return Err(Status::bad_request(format!(
-            "exec is served over WebSocket only (GET with Upgrade: websocket), not {} with {how}; kubectl since 1.31 \
-             asks so by itself",
-            client.method()
-        )));
-    }
-    let place = locate(&store.view(), target, parameters)?;
-    let uri = node_uri("exec", target, &place.container, client.uri())?;
+    let what = if target.subresource == "portforward" { PORT_FORWARD } else { target.subresource.as_str() };
+    check_upgrade(what, &client)?;
+    let place = locate(&store.view(), what, target, parameters)?;
     let mut headers = HeaderMap::new();
     for name in UPGRADE_HEADERS {
         for value in client.headers().get_all(&name) {
             headers.append(name.clone(), value.clone());
         }
     }
-    let mut answer = nodes.send(&place.node, place.address, request(uri, &place, headers)).await?;
+    let request = request(&place, client.method().clone(), client.uri(), headers)?;
+    let mut answer = nodes.send(&place.node, place.address, request).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refused(target.resource, &place, answer).await);
     }
     let mut response = respond::empty(StatusCode::SWITCHING_PROTOCOLS);
-    for name in
-        [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT, header::SEC_WEBSOCKET_PROTOCOL]
-    {
+    for name in [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::SEC_WEBSOCKET_PROTOCOL,
+        STREAM_PROTOCOL,
+    ] {
         if let Some(value) = answer.headers().get(&name) {
             response.headers_mut().insert(name, value.clone());
         }
     }
     let node_side = hyper::upgrade::on(&mut answer);
-    let client_side = hyper::upgrade::on(&mut client);
+    copy_upgraded(node_side, hyper::upgrade::on(&mut client), shutdown);
+    Ok(response)
+}
+
+/// Copies between two connections, once both are upgraded, to the end of either or of the server.
+pub(crate) fn copy_upgraded(near: OnUpgrade, far: OnUpgrade, shutdown: CancellationToken) {
     let begun = Timestamp::now();
     tokio::spawn(async move {
         let copy = async {
-            let (node, client) = tokio::try_join!(node_side, client_side).map_err(std::io::Error::other)?;
-            tokio::io::copy_bidirectional(&mut TokioIo::new(node), &mut TokioIo::new(client)).await
+            let (near, far) = tokio::try_join!(near, far).map_err(std::io::Error::other)?;
+            tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await
         };
         tokio::select! {
-            result = copy => tracing::debug!(?result, %begun, "exec ended"),
+            result = copy => tracing::debug!(?result, %begun, "an upgraded connection ended"),
             () = shutdown.cancelled() => {}
         }
     });
-    Ok(response)
 }

@@ -6,12 +6,14 @@
 //!
 //! Invariant: containers belong to shims, not to the server ([`shim`]), so they survive its death.
 
+mod dial;
 mod error;
 mod exe;
 mod exec;
 mod files;
 mod logs;
 mod runtime;
+mod spdy;
 mod sys;
 
 pub mod echo;

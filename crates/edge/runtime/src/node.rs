@@ -1,10 +1,12 @@
-//! The node's HTTPS server, with the kubelet's paths: `/containerLogs`, `/exec`, `/healthz`.
+//! The node's HTTPS server, with the kubelet's paths: `/containerLogs`, `/exec`, `/attach`, `/portForward`, `/healthz`.
 //!
 //! Only the API server asks here: every connection needs a client certificate of the cluster's own authority.
 //! Answers that are no streams are text, as the kubelet's are; the API server turns them into Statuses.
 
+mod attach;
 mod channels;
 mod exec;
+mod portforward;
 mod query;
 mod serve;
 
@@ -33,6 +35,8 @@ pub fn router(runtime: Runtime) -> Router {
         .route("/healthz", get(|| async { "ok" }))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .route("/exec/{namespace}/{pod}/{container}", get(exec::exec).post(exec::refuse_spdy))
+        .route("/attach/{namespace}/{pod}/{container}", get(attach::attach).post(exec::refuse_spdy))
+        .route("/portForward/{namespace}/{pod}", get(portforward::portforward).post(portforward::portforward))
         .with_state(runtime)
 }
 

@@ -9,6 +9,8 @@
 mod cases;
 #[path = "pods/http.rs"]
 mod http;
+#[path = "pods/streams.rs"]
+mod streams;
 #[path = "pods/world.rs"]
 mod world;
 

@@ -1,5 +1,5 @@
 use super::harness::Server;
-use axum::{Router, extract::Request, response::Response, routing::get};
+use axum::{Router, extract::Request, response::Response, routing::any};
 use http::{Method, StatusCode, header};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use minisvc_store::Limits;
@@ -17,14 +17,16 @@ async fn echo(mut request: Request) -> Response {
             let (mut reader, mut writer) = tokio::io::split(io);
             tokio::io::copy(&mut reader, &mut writer).await.unwrap();
         });
-        let protocol = request.headers()[header::SEC_WEBSOCKET_PROTOCOL].clone();
-        return Response::builder()
-            .status(StatusCode::SWITCHING_PROTOCOLS)
-            .header(header::UPGRADE, "websocket")
-            .header(header::CONNECTION, "upgrade")
-            .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
-            .body(axum::body::Body::empty())
-            .unwrap();
+        let headers = request.headers();
+        assert!(!headers.contains_key(header::AUTHORIZATION), "the client's token is not the node's to see");
+        let mut response =
+            Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::CONNECTION, "upgrade");
+        for name in ["upgrade", "sec-websocket-protocol", "x-stream-protocol-version"] {
+            if let Some(value) = headers.get(name) {
+                response = response.header(name, value);
+            }
+        }
+        return response.header("x-path", request.uri().to_string()).body(axum::body::Body::empty()).unwrap();
     }
     Response::new(request.uri().to_string().into())
 }
@@ -52,7 +54,7 @@ async fn serve_node(listener: tokio::net::TcpListener, server: &Server) {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 let stream = acceptor.accept(stream).await.unwrap();
-                let router = Router::new().route("/{*path}", get(echo));
+                let router = Router::new().route("/{*path}", any(echo));
                 hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
                     .with_upgrades()
@@ -114,5 +116,19 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
     let mut back = [0; 16];
     stream.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"any bytes at all");
+
+    // Port forwarding has no container, and an older way in.
+    let mut admin = server.admin().await;
+    admin.headers.insert(header::UPGRADE, "SPDY/3.1".parse().unwrap());
+    admin.headers.insert(header::CONNECTION, "upgrade".parse().unwrap());
+    admin.headers.insert("x-stream-protocol-version", "portforward.k8s.io".parse().unwrap());
+    let answer = admin.raw(Method::POST, &format!("{pods}/two/portforward"), "", "").await;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()["x-stream-protocol-version"], "portforward.k8s.io");
+    assert!(!answer.headers().contains_key("x-path"), "only what belongs to an upgrade is passed on");
+    let mut admin = server.admin().await;
+    let plain = admin.get(&format!("{pods}/two/portforward?ports=80")).await;
+    assert_eq!(plain.code, 400);
+    assert!(plain.message().starts_with("portforward is served over WebSocket"), "{}", plain.message());
     server.stop().await;
 }

@@ -31,7 +31,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, unix::AsyncFd},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
 };
 
 /// Largest message from a client, in bytes.
@@ -41,28 +41,29 @@ const READ_BYTES: usize = 16 << 10;
 /// Sessions at a time on this node; more are refused.
 static SESSIONS: Semaphore = Semaphore::const_new(256);
 /// How long output is still copied after the program has ended.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// How often an idle client is asked whether it is still there.
-const PING_EVERY: Duration = Duration::from_secs(30);
+pub(super) const PING_EVERY: Duration = Duration::from_secs(30);
 
-/// SPDY, kubectl's older way, is not served.
+/// SPDY, kubectl's older way, is not served here.
 pub(super) async fn refuse_spdy() -> Refusal {
     Refusal::bad_request(format!(
-        "unable to upgrade: exec is served over WebSocket only (GET, {})",
+        "unable to upgrade: exec and attach are served over WebSocket only (GET, {})",
         channels::PROTOCOLS.join(" or ")
     ))
 }
 
-struct Wanted {
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    tty: bool,
+/// The streams that a client asks for.
+pub(super) struct Wanted {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) tty: bool,
 }
 
 impl Wanted {
     /// The kubelet's names (`input`, `output`, `error`) and the API's (`stdin`, `stdout`, `stderr`).
-    fn from(query: &Query) -> Result<Self, String> {
+    pub(super) fn from(query: &Query) -> Result<Self, String> {
         let either = |one, other| Ok::<bool, String>(query.flag(one)? || query.flag(other)?);
         let tty = query.flag("tty")?;
         let wanted = Self {
@@ -97,6 +98,18 @@ pub(super) async fn exec(
         return Err(Refusal::not_found(format!("container not found ({:?})", container.name)));
     };
     let order = Order { process, argv, env, working_dir, tty: wanted.tty };
+    let upgrade = negotiate(upgrade)?;
+    let permit = permit()?;
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        run(socket, &runtime, &order, &wanted).await;
+        drop(permit);
+    }))
+}
+
+/// The upgrade with its protocol chosen and its buffers bounded.
+pub(super) fn negotiate(
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<WebSocketUpgrade, Refusal> {
     let upgrade = upgrade
         .map_err(|error| Refusal::bad_request(format!("unable to upgrade: {error}")))?
         .protocols(channels::PROTOCOLS)
@@ -110,14 +123,15 @@ pub(super) async fn exec(
             channels::PROTOCOLS.join(" or ")
         )));
     }
-    let permit = SESSIONS.try_acquire().map_err(|_| Refusal {
+    Ok(upgrade)
+}
+
+/// Leave for one more session of exec or attach.
+pub(super) fn permit() -> Result<SemaphorePermit<'static>, Refusal> {
+    SESSIONS.try_acquire().map_err(|_| Refusal {
         status: http::StatusCode::TOO_MANY_REQUESTS,
-        text: "too many exec sessions on this node".to_owned(),
-    })?;
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        run(socket, &runtime, &order, &wanted).await;
-        drop(permit);
-    }))
+        text: "too many exec and attach sessions on this node".to_owned(),
+    })
 }
 
 /// Runs a session to the program's or the client's end.

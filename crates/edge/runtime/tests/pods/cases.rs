@@ -1,6 +1,6 @@
 //! The tests.
 
-use crate::{http, world};
+use crate::{http, streams, world};
 use minisvc_runtime::{
     ContainerSpec, ContainerState, Executable, PodBundle, PodDns, PodRecord, RestartDelays, RestartPolicy,
     Runtime, RuntimeConfig, Terminated,
@@ -24,6 +24,9 @@ pub const ALL: &[(&str, fn())] = &[
     ("a_container_dies_with_its_shim", shim_killed),
     ("echo_answers_in_its_network_namespace", echo),
     ("logs_and_exec_over_http", http::logs_and_exec),
+    ("attach_tells_what_is_written_from_then_on", streams::attach),
+    ("port_forward_by_channels", streams::channels),
+    ("port_forward_by_spdy", streams::spdy),
 ];
 
 pub const WAIT: Duration = Duration::from_secs(20);
