@@ -22,6 +22,7 @@ mod expiry;
 mod handler;
 mod join;
 mod kubeconfig;
+mod manager;
 mod metrics;
 mod patch;
 mod path;

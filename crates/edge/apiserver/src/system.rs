@@ -13,7 +13,7 @@ const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public
 pub(crate) async fn make(store: &Store, cluster: &Arc<ClusterConfig>) -> Result<(), ServerError> {
     for name in SYSTEM_NAMESPACES {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        let made = write::commit(store, cluster, false, move |context, view| {
+        let made = write::commit(store, cluster, "minisvc".to_owned(), false, move |context, view| {
             minisvc_registry::create(context, view, &NAMESPACES, None, object)
         });
         match made.await {

@@ -1,5 +1,6 @@
 //! The API through real TLS sockets.
 
+mod apply;
 mod auth;
 mod harness;
 mod join;

@@ -4,8 +4,10 @@
 //! follows from it.
 
 use crate::{
-    auth::{Asked, Guard, User},
+    auth::{self, Asked, Guard, User},
     body::{self, Validation},
+    manager,
+    patch::{Patch, check_apply},
     path::{Parameters, Target},
     respond,
     select::Filter,
@@ -17,6 +19,9 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use minisvc_apimachinery::{
     ClusterConfig, ObjectKey, Resource, Status,
+    decode::Decoded,
+    managed::Force,
+    patch,
     storage::{Change, Read, Revision, Stored},
 };
 use minisvc_registry::{Context, DeleteOptions, Outcome};
@@ -49,8 +54,13 @@ impl Write<'_> {
         ObjectKey::new(&*self.target.namespace, &*self.target.name)
     }
 
-    /// Commits what the registry makes of the request.
-    async fn commit<F>(&self, sent: Option<Value>, f: F) -> Result<(Revision, Outcome), Status>
+    /// Commits what the registry makes of the request, in the name of `manager`.
+    async fn commit<F>(
+        &self,
+        manager: String,
+        sent: Option<Value>,
+        f: F,
+    ) -> Result<(Revision, Outcome), Status>
     where
         F: FnOnce(&mut Context<'_>, &dyn Read, Option<Value>) -> Result<Outcome, Status> + Send + 'static,
     {
@@ -60,7 +70,7 @@ impl Write<'_> {
         let check = move |view: &dyn Read, sent: Option<&Value>| {
             Asked { user: &user, verb, target: &target }.check(&guard, view, sent)
         };
-        commit(self.store, self.cluster, dry_run, move |context, view| {
+        commit(self.store, self.cluster, manager, dry_run, move |context, view| {
             check(view, sent.as_ref())?;
             f(context, view, sent)
         })
@@ -71,9 +81,10 @@ impl Write<'_> {
     pub(crate) async fn create(&self, body: Bytes) -> Result<Response, Status> {
         let decoded = body::decode(self.headers, &body)?;
         let resource = self.target.resource;
+        let manager = manager::of(self.parameters, self.headers, "CreateOptions")?;
         if self.target.subresource == "binding" {
             let key = self.key();
-            let bound = self.commit(Some(decoded.value), move |context, view, binding| {
+            let bound = self.commit(manager, Some(decoded.value), move |context, view, binding| {
                 minisvc_registry::bind(context, view, &key, &binding.unwrap_or_default())
             });
             return Ok(answer(bound.await?, &[]));
@@ -84,7 +95,7 @@ impl Write<'_> {
         if resource.namespaced && namespace.is_none() {
             return Err(Status::method_not_supported(resource, "create without a namespace"));
         }
-        let created = self.commit(Some(decoded.value), move |context, view, object| {
+        let created = self.commit(manager, Some(decoded.value), move |context, view, object| {
             minisvc_registry::create(
                 context,
                 view,
@@ -103,7 +114,8 @@ impl Write<'_> {
         let warnings =
             Validation::of(self.parameters)?.check(resource, &decoded.value, &decoded.duplicates)?;
         let (key, subresource) = (self.key(), self.subresource());
-        let updated = self.commit(Some(decoded.value), move |context, view, object| {
+        let manager = manager::of(self.parameters, self.headers, "UpdateOptions")?;
+        let updated = self.commit(manager, Some(decoded.value), move |context, view, object| {
             let object = object.unwrap_or_default();
             minisvc_registry::update(context, view, resource, &key, object, subresource.as_deref())
         });
@@ -112,16 +124,21 @@ impl Write<'_> {
 
     /// Answers a PATCH.
     pub(crate) async fn patch(&self, body: Bytes) -> Result<Response, Status> {
-        let patch = crate::patch::Patch::read(self.headers, &body)?;
+        let patch = Patch::read(self.headers, &body)?;
+        let (manager, force) = manager::of_patch(self.parameters, self.headers, &patch)?;
         let validation = Validation::of(self.parameters)?;
         let resource = self.target.resource;
         let (key, subresource) = (self.key(), self.subresource());
+        let (kind, decoded) = match patch {
+            Patch::Change { kind, decoded } => (kind, decoded),
+            Patch::Apply { decoded } => return self.apply(manager, force, validation, decoded).await,
+        };
         let warnings = Arc::new(std::sync::Mutex::new(Vec::new()));
         let noted = warnings.clone();
-        let patched = self.commit(None, move |context, view, _| {
+        let patched = self.commit(manager, None, move |context, view, _| {
             let apply = |old: &Value| {
-                let new = patch.apply(resource, old)?;
-                let found = validation.check(resource, &new, patch.duplicates())?;
+                let new = patch::apply(kind, resource, old, &decoded.value)?;
+                let found = validation.check(resource, &new, &decoded.duplicates)?;
                 *noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
                 Ok(new)
             };
@@ -132,11 +149,35 @@ impl Write<'_> {
         Ok(answer(patched, &warnings))
     }
 
+    /// Answers a PATCH that is a server-side apply.
+    async fn apply(
+        &self,
+        manager: String,
+        force: Force,
+        validation: Validation,
+        decoded: Decoded,
+    ) -> Result<Response, Status> {
+        let resource = self.target.resource;
+        let warnings = check_apply(validation, resource, &decoded)?;
+        let (key, subresource) = (self.key(), self.subresource());
+        // What is not there is made, by those who may.
+        let create = Asked { user: self.user, verb: "create", target: self.target };
+        let may_create = auth::authorize(&create).map(drop);
+        let applied = self.commit(manager, None, move |context, view, _| {
+            if view.get(&resource.storage_key(&key)).is_none() {
+                may_create?;
+            }
+            let subresource = subresource.as_deref();
+            minisvc_registry::apply(context, view, resource, &key, &decoded.value, force, subresource)
+        });
+        Ok(answer(applied.await?, &warnings))
+    }
+
     /// Answers a DELETE of one object.
     pub(crate) async fn delete(&self, body: Bytes) -> Result<Response, Status> {
         let options = self.delete_options(&body)?;
         let (key, resource) = (self.key(), self.target.resource);
-        let deleted = self.commit(None, move |context, view, _| {
+        let deleted = self.commit(String::new(), None, move |context, view, _| {
             minisvc_registry::delete(context, view, resource, &key, &options)
         });
         let (revision, outcome) = deleted.await?;
@@ -175,7 +216,7 @@ impl Write<'_> {
         let deletes = keys.into_iter().map(|key| {
             let (store, cluster, options) = (self.store.clone(), self.cluster.clone(), options.clone());
             async move {
-                commit(&store, &cluster, dry_run, move |context, view| {
+                commit(&store, &cluster, String::new(), dry_run, move |context, view| {
                     minisvc_registry::delete(context, view, resource, &key, &options)
                 })
                 .await
@@ -222,10 +263,11 @@ fn object_key(resource: &Resource, storage_key: &str) -> ObjectKey {
     }
 }
 
-/// Runs the registry in the store's writer.
+/// Runs the registry in the store's writer. What it changes is of `manager`.
 pub(crate) async fn commit<F>(
     store: &Store,
     cluster: &Arc<ClusterConfig>,
+    manager: String,
     dry_run: bool,
     f: F,
 ) -> Result<(Revision, Outcome), Status>
@@ -240,6 +282,7 @@ where
             random: &mut || rand::rng().random(),
             cluster: &cluster,
             dry_run,
+            manager: &manager,
         };
         let mut outcome = f(&mut context, view)?;
         let changes: Vec<Change> = std::mem::take(&mut outcome.changes);

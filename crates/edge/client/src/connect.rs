@@ -66,6 +66,13 @@ impl std::fmt::Debug for ApiClient {
     }
 }
 
+/// Says who asks: what is written is owned by the first part of this name.
+fn named(mut request: http::Request<kube::client::Body>) -> http::Request<kube::client::Body> {
+    let name = http::HeaderValue::from_static(concat!("minisvc/", env!("CARGO_PKG_VERSION")));
+    request.headers_mut().insert(http::header::USER_AGENT, name);
+    request
+}
+
 impl ApiClient {
     /// A client of the server at `url` (`https://HOST:PORT`), which must present a certificate of `ca_pem`.
     /// Must be called within a tokio runtime; connects at the first request.
@@ -136,6 +143,7 @@ impl ApiClient {
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
             .option_layer(config.auth_layer().map_err(failed)?)
+            .map_request(named)
             .map_err(BoxError::from)
             .service(hyper);
         let kube = Client::new(service, config.default_namespace.clone());

@@ -9,6 +9,7 @@
 //! - [`decode`]: text to values, bounded.
 //! - [`selector`]: label and field selectors.
 //! - [`patch`]: JSON, merge and strategic merge patches; what `apply` sends.
+//! - [`managed`]: who owns which field, and server-side apply.
 //! - [`schema`]: the served OpenAPI documents and what they say: strict decoding, how lists merge.
 //! - [`join`], [`token`]: what a joining node shows, asks and gets.
 //!
@@ -17,6 +18,7 @@
 pub mod cluster;
 pub mod decode;
 pub mod join;
+pub mod managed;
 pub mod patch;
 pub mod resource;
 pub mod schema;

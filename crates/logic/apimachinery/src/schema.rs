@@ -95,10 +95,25 @@ pub(crate) struct Merging {
     pub defaults: BTreeMap<String, serde_json::Value>,
 }
 
+/// Who owns the parts of a field when it is applied (`x-kubernetes-list-type`, `x-kubernetes-map-type`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Topology {
+    /// Each field or entry has its own owners. A list that says nothing is atomic all the same.
+    #[default]
+    Granular,
+    /// The whole value has its owners.
+    Atomic,
+    /// A list, each value of which has its owners.
+    Set,
+    /// A list of objects told apart by these keys, with their defaults.
+    Keyed(Vec<(String, Option<serde_json::Value>)>),
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Field {
     pub shape: Shape,
     pub merging: Merging,
+    pub topology: Topology,
 }
 
 /// A struct of the API.
@@ -109,6 +124,8 @@ pub(crate) struct Type {
     /// Go's package, such as `v1`.
     pub package: String,
     pub fields: BTreeMap<String, Field>,
+    /// Whether its fields have their owners together.
+    pub atomic: bool,
 }
 
 /// Every type, and where to find those of a kind.
@@ -135,7 +152,11 @@ impl Schemas {
     pub fn child(&self, shape: &Shape, name: &str) -> Option<Field> {
         match shape {
             Shape::Struct(id) => self.types.get(*id)?.fields.get(name).cloned(),
-            Shape::Map(value) => Some(Field { shape: (**value).clone(), merging: Merging::default() }),
+            Shape::Map(value) => Some(Field {
+                shape: (**value).clone(),
+                merging: Merging::default(),
+                topology: Topology::default(),
+            }),
             _ => None,
         }
     }
@@ -186,6 +207,10 @@ struct Raw {
     merge_key: Option<String>,
     #[serde(rename = "x-kubernetes-list-map-keys")]
     map_keys: Vec<String>,
+    #[serde(rename = "x-kubernetes-list-type")]
+    list_type: String,
+    #[serde(rename = "x-kubernetes-map-type")]
+    map_type: String,
     #[serde(rename = "x-kubernetes-group-version-kind")]
     kinds: Vec<RawKind>,
 }
@@ -217,12 +242,13 @@ impl Reader<'_> {
         if let Some(id) = self.into.names.get(name) {
             return Some(*id);
         }
-        let properties = self.raw.get(name)?.properties.as_ref()?;
+        let raw = self.raw.get(name)?;
+        let (properties, atomic) = (raw.properties.as_ref()?, raw.map_type == "atomic");
         let id = self.into.types.len();
         let mut parts = name.rsplit('.');
         let go_name = parts.next().unwrap_or_default().to_owned();
         let package = parts.next().unwrap_or_default().to_owned();
-        self.into.types.push(Type { name: go_name, package, fields: BTreeMap::new() });
+        self.into.types.push(Type { name: go_name, package, fields: BTreeMap::new(), atomic });
         self.into.names.insert(name.to_owned(), id);
         let fields: BTreeMap<String, Field> =
             properties.iter().map(|(name, raw)| (name.clone(), self.field(raw))).collect();
@@ -235,12 +261,18 @@ impl Reader<'_> {
         let mut keys: Vec<String> = raw.merge_key.iter().cloned().collect();
         keys.extend(raw.map_keys.iter().filter(|key| Some(*key) != raw.merge_key.as_ref()).cloned());
         let item = raw.items.as_deref().and_then(target).and_then(|name| self.raw.get(name));
-        let defaults = keys
-            .iter()
-            .filter_map(|key| Some((key.clone(), item?.properties.as_ref()?.get(key)?.default.clone()?)))
-            .collect();
+        let default_of = |key: &String| item?.properties.as_ref()?.get(key)?.default.clone();
+        let defaults = keys.iter().filter_map(|key| Some((key.clone(), default_of(key)?))).collect();
+        let topology = match (raw.list_type.as_str(), raw.map_type.as_str()) {
+            ("set", _) => Topology::Set,
+            ("map", _) => {
+                Topology::Keyed(raw.map_keys.iter().map(|key| (key.clone(), default_of(key))).collect())
+            }
+            ("atomic", _) | (_, "atomic") => Topology::Atomic,
+            _ => Topology::Granular,
+        };
         let merge = raw.strategy.split(',').any(|word| word == "merge");
-        Field { shape, merging: Merging { merge, keys, defaults } }
+        Field { shape, merging: Merging { merge, keys, defaults }, topology }
     }
 
     fn shape(&mut self, raw: &Raw) -> Shape {

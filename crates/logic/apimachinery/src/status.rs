@@ -38,6 +38,8 @@ pub enum CauseKind {
     /// The server failed.
     #[serde(rename = "InternalError")]
     Internal,
+    /// Another manager owns the field that is applied.
+    FieldManagerConflict,
 }
 
 /// One field's fault (`metav1.StatusCause`).

@@ -15,6 +15,8 @@ pub struct Context<'a> {
     pub cluster: &'a ClusterConfig,
     /// Whether the outcome must have no changes.
     pub dry_run: bool,
+    /// Who the fields that the request changes are of (`fieldManager`).
+    pub manager: &'a str,
 }
 
 /// What a request comes to.

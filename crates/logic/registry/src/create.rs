@@ -4,9 +4,10 @@ use crate::{
     Context, Outcome, Status,
     context::Subject,
     kinds, meta,
+    owners::{Tracking, track},
     value::{at, set, text, time, unset},
 };
-use minisvc_apimachinery::{ObjectKey, Resource, storage::Read};
+use minisvc_apimachinery::{ObjectKey, Resource, managed, storage::Read};
 use serde_json::Value;
 
 /// Letters of generated names: no vowels, nothing that looks alike (k8s.io/apimachinery `util/rand`).
@@ -27,10 +28,23 @@ pub fn create(
     view: &dyn Read,
     r: &'static Resource,
     namespace: Option<&str>,
+    object: Value,
+) -> Result<Outcome, Status> {
+    create_tracked(ctx, view, r, namespace, object, Tracking::Update)
+}
+
+/// The same, of an object whose owners may be known.
+pub(crate) fn create_tracked(
+    ctx: &mut Context<'_>,
+    view: &dyn Read,
+    r: &'static Resource,
+    namespace: Option<&str>,
     mut object: Value,
+    tracking: Tracking,
 ) -> Result<Outcome, Status> {
     let strategy = kinds::strategy(r)?;
     meta::check_kind(r, strategy, &mut object)?;
+    let sent = managed::take(&mut object);
     let namespace = meta::settle_namespace(r, namespace, &mut object)?;
     if !["", "0"].contains(&text(&object, "/metadata/resourceVersion")) {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -51,6 +65,7 @@ pub fn create(
     if view.get(&storage_key).is_some() {
         return Err(Status::already_exists(r, &key.name));
     }
+    track(ctx, &subject, None, None, &mut object, sent, tracking);
     let allocated = strategy.allocate(ctx, view, Some(&mut object), None, &subject)?;
     Ok(Outcome { created: true, ..Outcome::put(storage_key, object, allocated, ctx.dry_run) })
 }

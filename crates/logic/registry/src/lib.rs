@@ -3,7 +3,7 @@
 //! In: a request (an object, or a key and what to do with it) and a consistent view of the store. Out: the changes
 //! that carry it out, and the object to answer with; or a [`Status`] in Kubernetes' words, and nothing changes.
 //!
-//! - [`create`], [`update`], [`patch`], [`delete`], [`bind`]: the verbs, alike for every kind.
+//! - [`create`], [`update`], [`patch`], [`apply`], [`delete`], [`bind`]: the verbs, alike for every kind.
 //! - [`table`]: `meta.k8s.io/v1` Table, as kubectl prints it.
 //! - `kinds`: one file a kind, each a [`strategy::Strategy`].
 //! - `meta`: what holds for `metadata` of every kind; `syntax`: names, labels, addresses.
@@ -19,6 +19,7 @@ mod create;
 mod delete;
 mod kinds;
 mod meta;
+mod owners;
 mod strategy;
 mod syntax;
 mod table;
@@ -33,5 +34,6 @@ pub use delete::delete;
 pub use kinds::pod::bind;
 pub use kinds::service::{CLUSTER_IP_RECORDS, NODE_PORT_RECORDS};
 pub use minisvc_apimachinery::Status;
+pub use owners::apply;
 pub use table::{IncludeObject, table};
 pub use update::{patch, update};

@@ -90,11 +90,9 @@ pub(crate) fn check_namespace(
     Ok(())
 }
 
-/// Removes what only the server may say.
+/// Removes what nobody says any more.
 pub(crate) fn drop_server_fields(object: &mut Value) {
-    for field in ["managedFields", "selfLink"] {
-        unset(object, "metadata", field);
-    }
+    unset(object, "metadata", "selfLink");
 }
 
 /// Takes over what an update may not change.

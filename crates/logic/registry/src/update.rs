@@ -6,10 +6,11 @@ use crate::{
     create,
     delete::remove,
     kinds, meta,
+    owners::{Tracking, same_but_for_times, track},
     strategy::Strategy,
     value::{at, int, items, parse, set, text},
 };
-use minisvc_apimachinery::{Cause, ObjectKey, Resource, storage::Read};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, managed, storage::Read};
 use serde_json::Value;
 
 /// Replaces an object, or its subresource (`status`, `finalize`).
@@ -50,7 +51,7 @@ pub fn update(
         let cause = Cause::invalid("metadata.resourceVersion", 0, "must be specified for an update");
         return Err(Status::invalid(r, &key.name, vec![cause]));
     }
-    replace(ctx, view, r, key, parse(&stored), object, subresource)
+    replace(ctx, view, r, key, parse(&stored), object, subresource, Tracking::Update)
 }
 
 /// Changes an object, or its subresource, by a function of what is stored.
@@ -67,11 +68,25 @@ pub fn patch(
     apply: &dyn Fn(&Value) -> Result<Value, Status>,
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
-    let strategy = kinds::strategy(r)?;
     let stored = view.get(&r.storage_key(key)).ok_or_else(|| Status::not_found(r, &key.name))?;
     let old = parse(&stored);
-    let mut object = apply(&old)?;
-    meta::check_kind(r, strategy, &mut object)?;
+    let object = apply(&old)?;
+    replace_patched(ctx, view, r, key, old, object, subresource, Tracking::Update)
+}
+
+/// Replaces an object by what a patch made of it.
+#[allow(clippy::too_many_arguments)] // The parts of one request.
+pub(crate) fn replace_patched(
+    ctx: &mut Context<'_>,
+    view: &dyn Read,
+    r: &'static Resource,
+    key: &ObjectKey,
+    old: Value,
+    mut object: Value,
+    subresource: Option<&str>,
+    tracking: Tracking,
+) -> Result<Outcome, Status> {
+    meta::check_kind(r, kinds::strategy(r)?, &mut object)?;
     for field in ["name", "namespace"] {
         let pointer = format!("/metadata/{field}");
         if text(&object, &pointer) != text(&old, &pointer) {
@@ -80,9 +95,10 @@ pub fn patch(
             return Err(Status::invalid(r, &key.name, vec![cause]));
         }
     }
-    replace(ctx, view, r, key, old, object, subresource)
+    replace(ctx, view, r, key, old, object, subresource, tracking)
 }
 
+#[allow(clippy::too_many_arguments)] // The parts of one request.
 fn replace(
     ctx: &mut Context<'_>,
     view: &dyn Read,
@@ -91,8 +107,10 @@ fn replace(
     old: Value,
     mut new: Value,
     subresource: Option<&str>,
+    tracking: Tracking,
 ) -> Result<Outcome, Status> {
     let strategy = kinds::strategy(r)?;
+    let sent = managed::take(&mut new);
     check_still_the_same(r, key, &new, &old)?;
     meta::carry_over(&mut new, &old);
     let subject = Subject { resource: r, key, cluster: ctx.cluster };
@@ -121,6 +139,7 @@ fn replace(
     if !causes.is_empty() {
         return Err(Status::invalid(r, &key.name, causes));
     }
+    track(ctx, &subject, subresource, Some(&old), &mut new, sent, tracking);
     let mut allocated = Vec::new();
     if subresource.is_none() {
         strategy.admit(&new, Some(&old), &subject)?;
@@ -129,7 +148,7 @@ fn replace(
     if may_go_now(strategy, &new, &old) {
         return remove(ctx, view, &subject, new, &old, Vec::new());
     }
-    if new == old {
+    if same_but_for_times(&new, &old) {
         return Ok(Outcome::unchanged(old));
     }
     if strategy.has_generation() && !same_spec(&new, &old) {

@@ -84,6 +84,8 @@ async fn kubectl_works() {
     assert!(kubectl.ok("label svc web tier=front", "").await.contains("labeled"));
     assert!(kubectl.ok("diff -f -", &changed).await.is_empty());
 
+    server_side(&kubectl, &changed).await;
+
     let (ok, text) = kubectl.run("apply -f -", &WEB.replace("targetPort", "tragetPort")).await;
     assert!(!ok && text.contains("unknown field \"spec.ports[0].tragetPort\""), "{text}");
     let (ok, text) = kubectl.run("apply -f -", &WEB.replace("port: 80", "port: 70000")).await;
@@ -104,4 +106,27 @@ async fn kubectl_works() {
     assert_eq!(kubectl.ok("apply -f -", WEB).await, "service/web created\n");
     assert_eq!(kubectl.ok("delete svc web", "").await, "service \"web\" deleted\n");
     server.stop().await;
+}
+
+/// From client-side to server-side apply, and what comes of it. The Service ends as it began, with other owners.
+async fn server_side(kubectl: &Kubectl<'_>, web: &str) {
+    // A client-side apply becomes a server-side one without a conflict, and takes its owner along.
+    assert_eq!(kubectl.ok("apply --server-side -f -", web).await, "service/web serverside-applied\n");
+    let shown = kubectl.ok("get svc web -o yaml --show-managed-fields", "").await;
+    assert!(shown.contains("manager: kubectl\n") && shown.contains("operation: Apply"), "{shown}");
+    assert!(!shown.contains("kubectl-client-side-apply"), "{shown}");
+    assert!(!kubectl.ok("get svc web -o yaml", "").await.contains("managedFields"));
+    let changed = web.replace("targetPort: 8080", "targetPort: 8081");
+    let (ok, text) = kubectl.run("apply --server-side --field-manager=other -f -", &changed).await;
+    assert!(!ok && text.contains("Apply failed with 1 conflict: conflict with \"kubectl\""), "{text}");
+    assert!(text.contains("--force-conflicts"), "{text}");
+    let (differs, text) = kubectl.run("diff --server-side --force-conflicts -f -", &changed).await;
+    assert!(!differs && text.contains("+    targetPort: 8081"), "{text}");
+    kubectl.ok("apply --server-side --field-manager=other --force-conflicts -f -", &changed).await;
+    kubectl.ok("apply --server-side --force-conflicts -f -", web).await;
+    let gone = web.replace("  - {name: dns, port: 54, protocol: UDP}\n", "");
+    kubectl.ok("apply --server-side -f -", &gone).await;
+    kubectl.ok("apply --server-side --field-manager=other -f -", &gone).await;
+    let ports = kubectl.ok("get svc web -o jsonpath={.spec.ports[*].name}", "").await;
+    assert_eq!(ports, "http");
 }

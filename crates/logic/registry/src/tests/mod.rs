@@ -73,6 +73,7 @@ pub(super) struct World {
     pub(super) cluster: ClusterConfig,
     pub(super) now: jiff::Timestamp,
     pub(super) dry_run: bool,
+    pub(super) manager: &'static str,
     counter: u64,
 }
 
@@ -84,6 +85,7 @@ impl World {
             cluster: ClusterConfig::default(),
             now: "2026-01-02T03:04:05Z".parse().unwrap(),
             dry_run: false,
+            manager: "test",
             counter: 0,
         };
         for name in ["default", "kube-system"] {
@@ -110,6 +112,7 @@ impl World {
             random: &mut random,
             cluster: &self.cluster,
             dry_run: self.dry_run,
+            manager: self.manager,
         };
         let outcome = request(&mut ctx, &self.store);
         self.counter = counter.get();
