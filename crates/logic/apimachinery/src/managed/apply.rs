@@ -1,7 +1,7 @@
 //! Server-side apply of one configuration.
 
 use super::{
-    BEFORE_FIRST_APPLY, Write,
+    BEFORE_FIRST_APPLY, Write, changes,
     entries::{Entries, Identity, Operation},
     last_applied, lose, managed_fields,
     merge::drop_nulls,
@@ -102,16 +102,13 @@ fn one(
     let typed = Typed::root(schema::schemas(), &shape);
     let api_version = write.resource.api_version();
     let identity = write.identity(write.manager, Operation::Apply);
-    let reset = write.reset();
     let merged = typed.merge(live, patch);
     let last = entries.get(&identity).map(|entry| entry.set.clone()).unwrap_or_default();
     let entry = entries.entry(&identity, &api_version);
-    entry.replace(typed.fields(patch).children.without(&reset));
+    entry.replace(typed.fields(patch).children.without(&write.reset()));
     entry.api_version.clone_from(&api_version);
     let mut object = prune(typed, merged, &entries, &last, &api_version);
-    let difference = typed.compare(Some(live), Some(&object));
-    let removed = difference.removed.children.without(&reset);
-    let taken = difference.modified.children.union(&difference.added.children).without(&reset);
+    let (removed, taken) = changes(write, typed, live, &object);
     if force == Force::No {
         let conflicts = conflicts(&entries, &taken, &identity, &api_version);
         if !conflicts.is_empty() {

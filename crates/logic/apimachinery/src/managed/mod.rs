@@ -179,10 +179,7 @@ fn is_reset(list: &Value) -> bool {
 /// Gives the fields that a new version changes to a manager, and takes them from all others.
 fn record(write: &Write<'_>, live: &Value, new: &Value, entries: &mut Entries, manager: &str) {
     let shape = shape(write.resource);
-    let difference = Typed::root(schema::schemas(), &shape).compare(Some(live), Some(new));
-    let reset = write.reset();
-    let removed = difference.removed.children.without(&reset);
-    let taken = difference.modified.children.union(&difference.added.children).without(&reset);
+    let (removed, taken) = changes(write, Typed::root(schema::schemas(), &shape), live, new);
     lose(write, entries, &removed, &taken, None);
     let own = taken.difference(stripped());
     if !own.is_empty() {
@@ -191,6 +188,20 @@ fn record(write: &Write<'_>, live: &Value, new: &Value, entries: &mut Entries, m
         entry.replace(entry.set.union(&own));
         entry.time = Some(write.time.into());
     }
+}
+
+/// What a new version has not any more, and what it has otherwise or in addition.
+fn changes(write: &Write<'_>, typed: Typed<'_>, live: &Value, new: &Value) -> (Set, Set) {
+    let difference = typed.compare(Some(live), Some(new));
+    let reset = write.reset();
+    let of = |set: Set| {
+        let mut set = set.without(&reset);
+        // The sections of an object are always there, in Go's types.
+        set.disown_fields_with_children(&["metadata", "spec", "status"]);
+        set
+    };
+    let taken = difference.modified.children.union(&difference.added.children);
+    (of(difference.removed.children), of(taken))
 }
 
 /// Takes fields from every manager but one.

@@ -87,6 +87,14 @@ impl Set {
         }
     }
 
+    /// Makes named fields no members where they have members below.
+    pub(super) fn disown_fields_with_children(&mut self, names: &[&str]) {
+        for node in &mut self.0 {
+            let named = matches!(&node.element, PathElement::Field(name) if names.contains(&name.as_str()));
+            node.branch.member &= !named || node.branch.children.is_empty();
+        }
+    }
+
     pub(super) fn branch(&self, element: &PathElement) -> Option<&Branch> {
         let at = self.0.binary_search_by(|node| node.element.cmp(element)).ok()?;
         Some(&self.0[at].branch)

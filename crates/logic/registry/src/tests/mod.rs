@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 mod kinds;
 mod metadata;
 mod odd;
+mod owners;
 mod pods;
 mod properties;
 mod refusals;
