@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use minisvc_apimachinery::{
-    Resource, Status, decode,
+    Resource, Status, decode, protobuf,
     schema::{self, Fault, FieldProblem},
 };
 use serde_json::Value;
@@ -17,8 +17,6 @@ use std::time::Duration;
 
 /// Longest time a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// Kubernetes' binary form.
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Warnings in one answer, and bytes of one.
 const WARNINGS_MAX: usize = 20;
 const WARNING_BYTES_MAX: usize = 256;
@@ -56,11 +54,12 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8]) -> Result<decode::Decoded
             }
         }
         // What `kubectl create namespace NAME` and its like send: unlike apply, they cannot be told otherwise.
-        PROTOBUF => Err(Status::unsupported_media_type(format!(
-            "protobuf ({PROTOBUF}) is not served by minisvc yet: with kubectl create, add --dry-run=client -o yaml \
-             | kubectl apply -f - ; accepted media types include: application/json, application/yaml"
-        ))),
-        other => Err(unsupported(other, "application/json, application/yaml")),
+        protobuf::MEDIA_TYPE => protobuf::decode(body, decode::Limits::REQUEST.bytes_max)
+            .map(|value| decode::Decoded { value, duplicates: Vec::new() })
+            .map_err(|error| Status::bad_request(format!("the request's body: {error}"))),
+        other => {
+            Err(unsupported(other, &format!("application/json, application/yaml, {}", protobuf::MEDIA_TYPE)))
+        }
     }
 }
 

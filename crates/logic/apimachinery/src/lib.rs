@@ -7,6 +7,7 @@
 //!   every list was complete.
 //! - [`cluster`]: the facts all nodes of a cluster share.
 //! - [`decode`]: text to values, bounded.
+//! - [`protobuf`]: Kubernetes' binary form to values, bounded.
 //! - [`selector`]: label and field selectors.
 //! - [`patch`]: JSON, merge and strategic merge patches; what `apply` sends.
 //! - [`managed`]: who owns which field, and server-side apply.
@@ -20,6 +21,7 @@ pub mod decode;
 pub mod join;
 pub mod managed;
 pub mod patch;
+pub mod protobuf;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -85,6 +85,7 @@ async fn kubectl_works() {
     assert!(kubectl.ok("diff -f -", &changed).await.is_empty());
 
     server_side(&kubectl, &changed).await;
+    generators(&kubectl).await;
 
     let (ok, text) = kubectl.run("apply -f -", &WEB.replace("targetPort", "tragetPort")).await;
     assert!(!ok && text.contains("unknown field \"spec.ports[0].tragetPort\""), "{text}");
@@ -129,4 +130,24 @@ async fn server_side(kubectl: &Kubectl<'_>, web: &str) {
     kubectl.ok("apply --server-side --field-manager=other -f -", &gone).await;
     let ports = kubectl.ok("get svc web -o jsonpath={.spec.ports[*].name}", "").await;
     assert_eq!(ports, "http");
+}
+
+/// These send protobuf.
+async fn generators(kubectl: &Kubectl<'_>) {
+    for (words, said) in [
+        ("create namespace made", "namespace/made created\n"),
+        ("create configmap made --from-literal=a=b", "configmap/made created\n"),
+        ("create secret generic made --from-literal=a=b", "secret/made created\n"),
+        ("create service clusterip made --tcp=80:8080", "service/made created\n"),
+        ("create service nodeport port --tcp=80:web", "service/port created\n"),
+        ("create service loadbalancer lb --tcp=80", "service/lb created\n"),
+        ("create service externalname out --external-name=example.com", "service/out created\n"),
+        ("create ingress made --rule=foo.example/*=made:80", "ingress.networking.k8s.io/made created\n"),
+    ] {
+        assert_eq!(kubectl.ok(words, "").await, said);
+    }
+    let data = kubectl.ok("get configmap/made secret/made -o jsonpath={.items[*].data.a}", "").await;
+    assert_eq!(data, "b Yg==");
+    let port = kubectl.ok("get service port -o jsonpath={.spec.ports[0].targetPort}", "").await;
+    assert_eq!(port, "web");
 }

@@ -77,7 +77,14 @@ async fn bad_bodies_are_refused_by_name_and_nothing_is_stored() {
         ("application/json", "\u{0}", 400, "body"),
         ("application/yaml", "a: [", 400, "body"),
         ("application/yaml", "kind: ConfigMap\n---\nkind: ConfigMap", 400, "documents"),
-        ("application/vnd.kubernetes.protobuf", "k8s\0", 415, "kubectl apply -f -"),
+        ("application/vnd.kubernetes.protobuf", "k8s\0", 400, "no kind"),
+        ("application/vnd.kubernetes.protobuf", "{}", 400, "expected prefix [107 56 115 0]"),
+        (
+            "application/vnd.kubernetes.protobuf",
+            "k8s\0\n\x0f\n\x02v1\x12\tConfigMap\x12\x03\x2a\x01x",
+            400,
+            "unknown field number 5 of ConfigMap",
+        ),
         ("text/plain", "x", 415, "application/json"),
         (
             "application/json",
