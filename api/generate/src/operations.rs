@@ -208,6 +208,15 @@ impl Writer<'_> {
         }
     }
 
+    /// An operation on the options of a connection, which are a kind of their own.
+    fn connect(&self, about: &str, parameters: &[Parameter], options: &str) -> Value {
+        let mut operation = self.stream("connect", about, parameters);
+        // By this clients find an object's PATCH among all operations, so it must not name the object's kind.
+        operation[GVK] =
+            json!({"group": self.resource.group, "version": self.resource.version, "kind": options});
+        operation
+    }
+
     fn stream(&self, action: &str, about: &str, parameters: &[Parameter]) -> Value {
         let mut operation = self.operation(action, about, parameters, None, self.schema);
         operation["responses"] =
@@ -224,6 +233,9 @@ pub fn add(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
         let mut parameters = Vec::new();
         if path.contains("{name}") {
             parameters.push(in_path("name", &format!("name of the {}", resource.kind)));
+        }
+        if path.contains("{path}") {
+            parameters.push(in_path("path", "path to the resource"));
         }
         if path.contains("{namespace}") {
             parameters
@@ -243,16 +255,31 @@ pub fn add(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
         let list = writer.collection()["get"].take();
         put(resource.path(None, None), json!({"get": list}));
     }
+    if resource.group.is_empty() && ["Node", "Pod", "Service"].contains(&resource.kind) {
+        let all: &[&str] = match resource.kind {
+            "Node" => &["get"],
+            _ => &["delete", "get", "head", "options", "patch", "post", "put"],
+        };
+        for path in ["proxy", "proxy/{path}"] {
+            let operation = |method: &&str| {
+                let about =
+                    format!("connect {} requests to proxy of {}", method.to_uppercase(), resource.kind);
+                ((*method).to_owned(), writer.connect(&about, &[], &format!("{}ProxyOptions", resource.kind)))
+            };
+            let item = Value::Object(all.iter().map(operation).collect());
+            put(format!("{}/{path}", resource.path(namespace, Some("{name}"))), item);
+        }
+    }
     if (resource.group, resource.kind) == ("", "Pod") {
         let pod = resource.path(namespace, Some("{name}"));
         put(format!("{pod}/log"), json!({"get": writer.stream("get", "read log of the specified Pod", LOG)}));
-        let exec = writer.stream("connect", "connect GET requests to exec of Pod", EXEC);
+        let exec = writer.connect("connect GET requests to exec of Pod", EXEC, "PodExecOptions");
         put(format!("{pod}/exec"), json!({"get": exec}));
-        let attach = writer.stream("connect", "connect GET requests to attach of Pod", ATTACH);
+        let attach = writer.connect("connect GET requests to attach of Pod", ATTACH, "PodAttachOptions");
         put(format!("{pod}/attach"), json!({"get": attach}));
         let connect = |method: &str| {
             let about = format!("connect {method} requests to portforward of Pod");
-            writer.stream("connect", &about, PORT_FORWARD)
+            writer.connect(&about, PORT_FORWARD, "PodPortForwardOptions")
         };
         put(format!("{pod}/portforward"), json!({"get": connect("GET"), "post": connect("POST")}));
     }

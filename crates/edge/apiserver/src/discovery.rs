@@ -36,6 +36,14 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, Vec<&'static str>, &'
             name => (name, vec!["get", "patch", "update"], resource.kind),
         })
         .collect();
+    if ["Node", "Pod", "Service"].contains(&resource.kind) {
+        let (verbs, kind) = match resource.kind {
+            "Node" => (vec!["get"], "NodeProxyOptions"),
+            "Pod" => (vec!["create", "delete", "get", "patch", "update"], "PodProxyOptions"),
+            _ => (vec!["create", "delete", "get", "patch", "update"], "ServiceProxyOptions"),
+        };
+        found.push(("proxy", verbs, kind));
+    }
     if resource.kind == "Pod" {
         found.push(("attach", vec!["create", "get"], "PodAttachOptions"));
         found.push(("exec", vec!["create", "get"], "PodExecOptions"));

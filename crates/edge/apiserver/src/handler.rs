@@ -142,6 +142,7 @@ fn is_served(target: &Target, verb: &str) -> bool {
         "attach" | "exec" | "portforward" => {
             target.resource.kind == "Pod" && matches!(verb, "get" | "create")
         }
+        "proxy" => ["Node", "Pod", "Service"].contains(&target.resource.kind),
         "binding" => listed && verb == "create",
         "finalize" => listed && verb == "update",
         _ => listed && matches!(verb, "get" | "update" | "patch"),
@@ -173,6 +174,10 @@ async fn objects(
         ("log", _) => {
             labels.lasting = true;
             return proxy::log(&api.nodes, &api.store, target, request.uri(), &parameters).await;
+        }
+        ("proxy", _) => {
+            labels.lasting = true;
+            return proxy::proxy(api, target, request).await;
         }
         ("attach" | "exec" | "portforward", _) => {
             labels.lasting = true;

@@ -94,6 +94,8 @@ fn versioned(group: &str, version: &str, rest: &[&str]) -> Option<Route> {
             [] => ("", ""),
             [name] => (*name, ""),
             [name, subresource] => (*name, *subresource),
+            // What follows is a path of the backend's, and is read as it was sent.
+            [name, "proxy", ..] => (*name, "proxy"),
             _ => return None,
         };
         // A namespaced object has its namespace in the path; only collections are served for all of them.
@@ -194,6 +196,8 @@ pub(crate) fn verb(method: &Method, target: &Target, watch: bool) -> Option<&'st
         Method::POST if !one || !target.subresource.is_empty() => "create",
         Method::PUT if one => "update",
         Method::PATCH if one => "patch",
+        // As in Kubernetes: no rule but one for everything allows it.
+        Method::OPTIONS if target.subresource == "proxy" => "",
         Method::DELETE if one => "delete",
         Method::DELETE => "deletecollection",
         _ => return None,
@@ -225,6 +229,10 @@ mod tests {
             ("/api/v1/namespaces/a/status", "namespaces||a|status"),
             ("/api/v1/namespaces/a/finalize", "namespaces||a|finalize"),
             ("/api/v1/nodes/n/status", "nodes||n|status"),
+            ("/api/v1/nodes/n/proxy/healthz", "nodes||n|proxy"),
+            ("/api/v1/namespaces/a/services/http:x:80/proxy", "services|a|http:x:80|proxy"),
+            ("/api/v1/namespaces/a/pods/x/proxy/b%2Fc//d", "pods|a|x|proxy"),
+            ("/api/v1/namespaces/a/pods/x/log/y", "404"),
             ("/apis/networking.k8s.io/v1/namespaces/a/ingresses/x", "ingresses|a|x|"),
             ("/api/v1/namespaces/a/nodes/n", "404"),
             ("/api/v1/pods/x", "404"),

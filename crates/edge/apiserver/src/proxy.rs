@@ -3,6 +3,11 @@
 //! Invariants: the node must show a certificate of our CA for the address we dialled, which comes from its Node
 //! object; nothing follows a redirect; an upgraded connection is bytes copied both ways, never read.
 
+mod backend;
+mod forward;
+
+pub(crate) use forward::proxy;
+
 use crate::{
     path::{Parameters, Target},
     pki::Pki,
@@ -266,12 +271,12 @@ pub(crate) async fn stream(
         }
     }
     let node_side = hyper::upgrade::on(&mut answer);
-    copy_upgraded(node_side, hyper::upgrade::on(&mut client), shutdown);
+    copy_upgraded(node_side, hyper::upgrade::on(&mut client), shutdown, ());
     Ok(response)
 }
 
-/// Copies between two connections, once both are upgraded, to the end of either or of the server.
-pub(crate) fn copy_upgraded(near: OnUpgrade, far: OnUpgrade, shutdown: CancellationToken) {
+/// Copies between two connections, once both are upgraded, to the end of either or of the server; then drops `held`.
+fn copy_upgraded(near: OnUpgrade, far: OnUpgrade, shutdown: CancellationToken, held: impl Send + 'static) {
     let begun = Timestamp::now();
     tokio::spawn(async move {
         let copy = async {
@@ -282,5 +287,6 @@ pub(crate) fn copy_upgraded(near: OnUpgrade, far: OnUpgrade, shutdown: Cancellat
             result = copy => tracing::debug!(?result, %begun, "an upgraded connection ended"),
             () = shutdown.cancelled() => {}
         }
+        drop(held);
     });
 }

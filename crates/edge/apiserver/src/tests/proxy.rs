@@ -132,3 +132,86 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
     assert!(plain.message().starts_with("portforward is served over WebSocket"), "{}", plain.message());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn only_pods_at_their_own_addresses_are_proxied_to() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::start_with(Limits::default(), listener.local_addr().unwrap().port()).await;
+    serve_node(listener, &server).await;
+    let mut admin = server.admin().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}, "spec": {"podCIDR": "10.42.1.0/24"}});
+    admin.post("/api/v1/nodes", &node).await.expect(201);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
+    admin.patch("/api/v1/nodes/node1/status", "merge-patch", &status).await.expect(200);
+    let pods = "/api/v1/namespaces/default/pods";
+    for (name, address) in [
+        ("own", "10.42.1.5"),
+        ("another", "10.42.2.5"),
+        ("loopback", "127.0.0.1"),
+        ("metadata", "169.254.169.254"),
+        ("outside", "192.0.2.1"),
+        ("none", ""),
+    ] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"nodeName": "node1", "containers": [{"name": "c", "image": "echo"}]}});
+        admin.post(pods, &pod).await.expect(201);
+        if !address.is_empty() {
+            let status = json!({"status": {"podIP": address, "podIPs": [{"ip": address}]}});
+            admin.patch(&format!("{pods}/{name}/status"), "merge-patch", &status).await.expect(200);
+        }
+        let answer = admin.get(&format!("{pods}/{name}:80/proxy")).await;
+        if name == "own" {
+            assert_eq!(answer.code, 301, "{}", answer.text);
+            assert_eq!(answer.headers[header::LOCATION], format!("{pods}/{name}:80/proxy/"));
+        } else {
+            assert_eq!((answer.code, answer.message()), (400, "address not allowed"), "{name}");
+        }
+    }
+    for (path, code, part) in [
+        ("pods/missing/proxy/", 404, "pods \"missing\" not found"),
+        ("pods/own:http/proxy/", 400, "invalid pod request"),
+        ("pods/https:own:1/proxy/", 400, "not supported by minisvc yet"),
+        ("services/missing/proxy/", 404, "services \"missing\" not found"),
+    ] {
+        let answer = admin.get(&format!("/api/v1/namespaces/default/{path}")).await;
+        assert_eq!(answer.code, code, "{path}: {}", answer.text);
+        assert!(answer.message().contains(part), "{path}: {}", answer.message());
+    }
+    services_lead_to_their_pods(&mut admin).await;
+
+    let health = admin.get("/api/v1/nodes/node1/proxy/healthz").await;
+    assert_eq!((health.code, health.text.as_str()), (200, "/healthz"));
+    for path in ["exec/a/b/c?command=sh", "containerLogs/a/b/c", "healthz/../exec/a/b/c", ""] {
+        let refused = admin.get(&format!("/api/v1/nodes/node1/proxy/{path}")).await;
+        assert_eq!(refused.code, 403, "{path}");
+    }
+    assert_eq!(admin.send(Method::POST, "/api/v1/nodes/node1/proxy/healthz", "", "").await.code, 403);
+    server.stop().await;
+}
+
+async fn services_lead_to_their_pods(admin: &mut super::harness::Client) {
+    admin.post(super::harness::SERVICES, &super::harness::service("web")).await.expect(201);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let proxied = "/api/v1/namespaces/default/services/web:80/proxy";
+    let unavailable = admin.get(proxied).await;
+    assert_eq!(
+        (unavailable.code, unavailable.message()),
+        (503, "no endpoints available for service \"web\"")
+    );
+    // What anybody may write into a slice leads nowhere but to a Pod, at its own address.
+    for (name, address, pod) in [
+        ("a", "192.0.2.1", "own"),
+        ("b", "10.42.1.5", "another"),
+        ("c", "10.42.1.9", "own"),
+        ("d", "10.42.1.5", "own"),
+    ] {
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "web"}}, "ports": [{"name": "", "port": 8080}],
+            "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": pod, "namespace": "default"}}]});
+        admin.post(slices, &slice).await.expect(201);
+        let answer = admin.get(proxied).await;
+        assert_eq!(answer.code, if name == "d" { 301 } else { 503 }, "{name}: {}", answer.text);
+    }
+    let none = admin.get("/api/v1/namespaces/default/services/web:81/proxy").await;
+    assert_eq!((none.code, none.message()), (503, "no service port 81 found for service \"web\""));
+}

@@ -1,0 +1,200 @@
+//! Whom `pods/proxy` and `services/proxy` mean: the address of one Pod, and a port.
+//!
+//! In: the names of a URL, as `[SCHEME:]NAME[:PORT]`. Out: a socket address. Source: kubernetes
+//! `pkg/registry/core/{pod,service}/…/ResourceLocation`. Invariants: the address is the one a Pod has in its
+//! status, within the cluster CIDR and its node's podCIDR, never loopback or link-local; nothing is looked up by name, and the
+//! address that was checked is the one that is dialled (CVE-2020-8555, CVE-2020-8562, CVE-2022-3294).
+
+use crate::path::Target;
+use ipnet::IpNet;
+use minisvc_apimachinery::{
+    ClusterConfig, ObjectKey, Status,
+    resource::{ENDPOINT_SLICES, NODES, PODS, SERVICES},
+    storage::Read,
+};
+use serde_json::Value;
+use std::net::{IpAddr, SocketAddr};
+
+/// The label by which a slice names its Service.
+const SERVICE_NAME: &str = "/metadata/labels/kubernetes.io~1service-name";
+
+/// `[SCHEME:]NAME[:PORT]`.
+#[derive(Debug, PartialEq, Eq)]
+struct Named<'a> {
+    name: &'a str,
+    port: &'a str,
+}
+
+fn named<'a>(kind: &str, word: &'a str) -> Result<Named<'a>, Status> {
+    let parts: Vec<&str> = word.split(':').collect();
+    let (scheme, name, port) = match parts.as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] if !port.is_empty() => ("", *name, *port),
+        [scheme, name, port] => (*scheme, *name, *port),
+        _ => return Err(Status::bad_request(format!("invalid {kind} request {word:?}"))),
+    };
+    match scheme {
+        _ if name.is_empty() => Err(Status::bad_request(format!("invalid {kind} request {word:?}"))),
+        "" | "http" => Ok(Named { name, port }),
+        "https" => Err(Status::bad_request(format!(
+            "{kind} request {word:?}: https to {kind}s is not supported by minisvc yet; use http: or kubectl port-forward"
+        ))),
+        _ => Err(Status::bad_request(format!("invalid {kind} request {word:?}"))),
+    }
+}
+
+/// The backend of a `proxy` request to a Pod or a Service. `pick` chooses one of so many.
+///
+/// # Errors
+/// In Kubernetes' words: 400 for a bad name or address, 404 without the object, 503 without a ready endpoint.
+pub(super) fn find(
+    view: &dyn Read,
+    cluster: &ClusterConfig,
+    target: &Target,
+    pick: impl Fn(usize) -> usize,
+) -> Result<SocketAddr, Status> {
+    match target.resource.kind {
+        "Pod" => pod(view, cluster, target),
+        _ => service(view, cluster, target, pick),
+    }
+}
+
+fn object(stored: &minisvc_apimachinery::storage::Stored) -> Result<Value, Status> {
+    serde_json::from_slice(&stored.value).map_err(Status::internal)
+}
+
+fn number(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0)
+}
+
+fn pod(view: &dyn Read, cluster: &ClusterConfig, target: &Target) -> Result<SocketAddr, Status> {
+    let Named { name, port } = named("pod", &target.name)?;
+    let stored = view.get(&PODS.storage_key(&ObjectKey::new(&*target.namespace, name)));
+    let pod = object(&*stored.ok_or_else(|| Status::not_found(&PODS, name))?)?;
+    let first = || {
+        let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+        let ports = containers.into_iter().flatten().filter_map(|container| container.pointer("/ports/0"));
+        let port = ports.filter_map(|port| port.get("containerPort")?.as_u64()).next();
+        port.map_or(Some(80), |port| u16::try_from(port).ok())
+    };
+    let port = if port.is_empty() { first() } else { number(port) };
+    let port =
+        port.ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}: its port", target.name)))?;
+    let address = pod.pointer("/status/podIP").and_then(Value::as_str).unwrap_or_default();
+    let address = address.parse().ok().filter(|address| is_allowed(view, cluster, &pod, *address));
+    let address = address.ok_or_else(|| Status::bad_request("address not allowed"))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+/// Whether this is an address that the cluster has given to this Pod.
+fn is_allowed(view: &dyn Read, cluster: &ClusterConfig, pod: &Value, address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if address.is_loopback() || link_local || address.is_unspecified() || address.is_multicast() {
+        return false;
+    }
+    // A node says the addresses of its Pods; it may not lead callers to other networks, nor to another's Pods.
+    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+    let node = view.get(&NODES.storage_key(&ObjectKey::cluster(node)));
+    let node: Option<Value> = node.and_then(|stored| serde_json::from_slice(&stored.value).ok());
+    let net = node.as_ref().and_then(|node| node.pointer("/spec/podCIDR")?.as_str()?.parse::<IpNet>().ok());
+    cluster.cluster_cidrs.iter().any(|net| net.contains(&address))
+        && net.is_some_and(|net| net.contains(&address))
+}
+
+fn service(
+    view: &dyn Read,
+    cluster: &ClusterConfig,
+    target: &Target,
+    pick: impl Fn(usize) -> usize,
+) -> Result<SocketAddr, Status> {
+    let Named { name, port } = named("service", &target.name)?;
+    let stored = view.get(&SERVICES.storage_key(&ObjectKey::new(&*target.namespace, name)));
+    let service = object(&*stored.ok_or_else(|| Status::not_found(&SERVICES, name))?)?;
+    let ports =
+        service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let name_of = |port: &Value| port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let wanted = match number(port) {
+        None => port.to_owned(),
+        Some(number) => {
+            let found =
+                ports.iter().find(|port| port.get("port").and_then(Value::as_u64) == Some(number.into()));
+            found.map(name_of).ok_or_else(|| {
+                Status::unavailable(format!("no service port {number} found for service {name:?}"))
+            })?
+        }
+    };
+    let backends = endpoints(view, cluster, &target.namespace, name, &wanted);
+    let chosen = (!backends.is_empty()).then(|| backends.get(pick(backends.len())).copied()).flatten();
+    chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))
+}
+
+/// The ready endpoints of a Service's port that are Pods, at those Pods' own addresses.
+fn endpoints(
+    view: &dyn Read,
+    cluster: &ClusterConfig,
+    namespace: &str,
+    service: &str,
+    port: &str,
+) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    view.scan(&ENDPOINT_SLICES.storage_prefix(Some(namespace)), None, &mut |_, stored| {
+        // Most slices are another Service's: the label is looked for before anything else.
+        let Ok(slice) = serde_json::from_slice::<Value>(&stored.value) else { return true };
+        if slice.pointer(SERVICE_NAME).and_then(Value::as_str) != Some(service) {
+            return true;
+        }
+        let ports = slice.get("ports").and_then(Value::as_array).into_iter().flatten();
+        let number = ports
+            .filter(|of| of.get("name").and_then(Value::as_str).unwrap_or_default() == port)
+            .filter_map(|of| u16::try_from(of.get("port")?.as_u64()?).ok())
+            .next();
+        let Some(number) = number else { return true };
+        for endpoint in slice.get("endpoints").and_then(Value::as_array).into_iter().flatten() {
+            if endpoint.pointer("/conditions/ready").and_then(Value::as_bool) == Some(false) {
+                continue;
+            }
+            if let Some(address) = address_of(view, cluster, namespace, endpoint) {
+                found.push(SocketAddr::new(address, number));
+            }
+        }
+        true
+    });
+    found
+}
+
+/// The address of an endpoint, if it is that of the Pod that it names.
+fn address_of(view: &dyn Read, cluster: &ClusterConfig, namespace: &str, endpoint: &Value) -> Option<IpAddr> {
+    let address = endpoint.pointer("/addresses/0")?.as_str()?;
+    if endpoint.pointer("/targetRef/kind")?.as_str()? != "Pod" {
+        return None;
+    }
+    let name = endpoint.pointer("/targetRef/name")?.as_str()?;
+    let stored = view.get(&PODS.storage_key(&ObjectKey::new(namespace, name)))?;
+    let pod: Value = serde_json::from_slice(&stored.value).ok()?;
+    let own = pod.pointer("/status/podIP")?.as_str()? == address;
+    address.parse().ok().filter(|address| own && is_allowed(view, cluster, &pod, *address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_a_scheme_and_a_port_or_not() {
+        let of = |word| {
+            named("service", word).map(|n| (n.name.to_owned(), n.port.to_owned())).map_err(|s| s.message)
+        };
+        let is = |name: &str, port: &str| Ok((name.to_owned(), port.to_owned()));
+        assert_eq!(of("web"), is("web", ""));
+        assert_eq!(of("web:80"), is("web", "80"));
+        assert_eq!(of("http:web:http"), is("web", "http"));
+        assert_eq!(of("http:web:"), is("web", ""));
+        for bad in ["web:", ":80", "ftp:web:80", "a:b:c:d", "::"] {
+            assert_eq!(of(bad), Err(format!("invalid service request {bad:?}")));
+        }
+        assert!(of("https:web:443").unwrap_err().contains("not supported by minisvc yet"));
+    }
+}
