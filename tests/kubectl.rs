@@ -91,6 +91,9 @@ fn kubectl_is_at_home() {
     objects_are_shown(&kubectl);
     objects_are_changed(&kubectl);
     pods_are_entered(&kubectl);
+    pods_are_attached_to(&kubectl);
+    ports_are_forwarded(&kubectl);
+    requests_are_proxied(&kubectl);
     a_watch_tells_each_change(&kubectl);
     what_is_not_served_is_refused(&kubectl);
     let deleted = kubectl.of(&["delete", "-f", "-"], &format!("{PODS}---\n{WEB}")).ok();
@@ -258,6 +261,84 @@ fn pods_are_entered(kubectl: &Kubectl) {
             .all(|line| line.starts_with("20") && line.contains('Z'))
     );
     assert!(kubectl.run("logs talker -c nothing").refused().contains("nothing"));
+}
+
+fn pods_are_attached_to(kubectl: &Kubectl) {
+    let ticker = "apiVersion: v1
+kind: Pod
+metadata: {name: ticker}
+spec:
+  terminationGracePeriodSeconds: 0
+  restartPolicy: Never
+  containers:
+  - {name: ticker, image: host, command: [sh, -c, 'for i in $(seq 40); do echo tick; sleep 0.1; done; echo over >&2']}
+";
+    kubectl.of(&["apply", "-f", "-"], ticker).ok();
+    kubectl.ok("wait --for=condition=Ready pod/ticker --timeout=30s");
+    let said = kubectl.run("attach ticker");
+    assert_eq!(said.code, 0, "{said:?}");
+    let ticks = said.out.lines().filter(|line| *line == "tick").count();
+    assert!((1..40).contains(&ticks), "from now on: {said:?}");
+    assert!(said.err.ends_with("over\n"), "{said:?}");
+    let refused = kubectl.run("attach -i talker").refused();
+    assert!(refused.contains("stdin: the containers of pod talker have none"), "{refused}");
+    kubectl.ok("delete pod ticker");
+    // Files go both ways, by tar.
+    let (there, back) = (kubectl.0.dir().join("there"), kubectl.0.dir().join("back"));
+    let bytes: Vec<u8> = (0..1_000_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    std::fs::write(&there, &bytes).unwrap();
+    kubectl.ok(&format!("cp {} talker:/tmp/copied", there.display()));
+    kubectl.ok(&format!("cp talker:/tmp/copied {}", back.display()));
+    assert!(std::fs::read(&back).unwrap() == bytes, "what comes back is what went there");
+}
+
+fn ports_are_forwarded(kubectl: &Kubectl) {
+    for target in ["pod/echo :8080", "svc/web :80"] {
+        let words: Vec<&str> =
+            ["port-forward", "--address=127.0.0.1"].into_iter().chain(target.split(' ')).collect();
+        let mut child = kubectl.0.command("kubectl", &words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        let local = first.strip_prefix("Forwarding from ").and_then(|rest| rest.strip_suffix(" -> 8080"));
+        let local = local.unwrap_or_else(|| panic!("{first}"));
+        // Many at a time, each with its own bytes.
+        std::thread::scope(|scope| {
+            for number in 0..16 {
+                scope.spawn(move || {
+                    let mut stream = std::net::TcpStream::connect(local).unwrap();
+                    let body = "x".repeat(10_000 * number);
+                    let head = format!("POST /n{number} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+                    std::io::Write::write_all(&mut stream, format!("{head}{body}").as_bytes()).unwrap();
+                    let text = std::io::read_to_string(&mut stream).unwrap();
+                    assert!(text.contains(&format!("\"path\":\"/n{number}\"")), "{text}");
+                    assert!(text.contains(&format!("\"bodyBytes\":{},", body.len())), "{text}");
+                });
+            }
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+fn requests_are_proxied(kubectl: &Kubectl) {
+    let raw = |path: &str| kubectl.run(&format!("get --raw /api/v1/namespaces/default/{path}"));
+    for path in [
+        "pods/echo:8080/proxy/there",
+        "pods/echo/proxy/there",
+        "services/web:http/proxy/there",
+        "services/http:web:80/proxy/there",
+    ] {
+        let said = raw(path).ok();
+        assert!(said.contains("\"path\":\"/there\"") && said.contains("\"pod\":\"echo\""), "{path}: {said}");
+    }
+    let refused = raw("services/web:nothing/proxy/").refused();
+    assert!(refused.contains("no endpoints available for service \"web\""), "{refused}");
+    let refused = raw("pods/echo:9/proxy/").refused();
+    assert!(refused.contains("error trying to reach service: dial tcp 10.42."), "{refused}");
+    assert_eq!(kubectl.ok("get --raw /api/v1/nodes/node1/proxy/healthz"), "ok");
+    let refused =
+        kubectl.run("get --raw /api/v1/nodes/node1/proxy/exec/default/echo/echo?command=sh").refused();
+    assert!(refused.contains("nodes/proxy serves GET of /healthz only"), "{refused}");
 }
 
 fn a_watch_tells_each_change(kubectl: &Kubectl) {

@@ -217,6 +217,20 @@ pub(crate) async fn log(
     Ok(respond::bytes(StatusCode::OK, "text/plain; charset=utf-8", body))
 }
 
+/// Refuses what attach has not. Said before the upgrade is looked at, as kubectl tries another one after any refusal.
+fn check_attach(target: &Target, parameters: &Parameters) -> Result<(), Status> {
+    for field in ["stdin", "tty"] {
+        if target.subresource == "attach" && parameters.flag(field)? {
+            return Err(Status::bad_request(format!(
+                "{field}: the containers of pod {} have none: spec.containers[].{field} is not supported by minisvc yet; \
+                 kubectl exec -it starts a shell beside the running program",
+                target.name
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a client asks for an upgrade that the subresource has.
 fn check_upgrade(what: &str, client: &Request) -> Result<(), Status> {
     let wanted =
@@ -245,8 +259,9 @@ pub(crate) async fn stream(
     mut client: Request,
 ) -> Result<Response, Status> {
     let what = if target.subresource == "portforward" { PORT_FORWARD } else { target.subresource.as_str() };
-    check_upgrade(what, &client)?;
     let place = locate(&store.view(), what, target, parameters)?;
+    check_attach(target, parameters)?;
+    check_upgrade(what, &client)?;
     let mut headers = HeaderMap::new();
     for name in UPGRADE_HEADERS {
         for value in client.headers().get_all(&name) {

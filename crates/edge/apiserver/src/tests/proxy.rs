@@ -117,6 +117,14 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
     stream.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"any bytes at all");
 
+    // kubectl tries SPDY after a refusal, and prints what that one says.
+    let mut admin = server.admin().await;
+    for method in [Method::GET, Method::POST] {
+        let refused = admin.send(method, &format!("{pods}/one/attach?stdin=true&stdout=true"), "", "").await;
+        assert_eq!(refused.code, 400);
+        assert!(refused.message().starts_with("stdin: the containers of pod one have none"));
+    }
+
     // Port forwarding has no container, and an older way in.
     let mut admin = server.admin().await;
     admin.headers.insert(header::UPGRADE, "SPDY/3.1".parse().unwrap());
