@@ -6,7 +6,10 @@
 mod common;
 
 use common::{LONG, Lab, MINISVC, Said, eventually, run, says};
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+};
 
 /// A Pod of the echo server on a given node.
 fn echo(name: &str, node: &str) -> String {
@@ -101,6 +104,25 @@ fn objects_are_applied_and_shown(lab: &Lab) {
     assert_eq!(refused, "Error from server (NotFound): pods \"nobody\" not found\n");
 }
 
+/// From outside of every network of the lab, through the API alone.
+fn ports_are_forwarded(lab: &Lab) {
+    let words = ["port-forward", "--address=127.0.0.1", "svc/echo", ":80"];
+    let mut child = lab.command(MINISVC, &words).stdout(Stdio::piped()).spawn().unwrap();
+    let first = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let local = first.strip_prefix("Forwarding from ").and_then(|rest| rest.strip_suffix(" -> 8080"));
+    let local = local.unwrap_or_else(|| panic!("{first}"));
+    for path in ["/a", "/b"] {
+        let mut stream = std::net::TcpStream::connect(local).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let text = std::io::read_to_string(&mut stream).unwrap();
+        assert!(text.contains("\"pod\":\"echo-") && text.contains(path), "{text}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let refused = lab.minisvc("port-forward svc/echo 99").refused();
+    assert_eq!(refused, "error: Service echo does not have a service port 99\n");
+}
+
 fn programs_run_inside(lab: &Lab) {
     lab.minisvc_of(&["apply", "-f", "-"], TALKER).ok();
     says("logs", &["first line\nsecond line\n"], &[], || lab.minisvc("logs talker"));
@@ -110,6 +132,7 @@ fn programs_run_inside(lab: &Lab) {
     let said = lab.minisvc_of(&["exec", "-i", "talker", "--", "cat"], "typed\n");
     assert_eq!((said.code, said.out.as_str()), (0, "typed\n"), "{}", said.err);
 
+    ports_are_forwarded(lab);
     let said = lab.minisvc_of(&["lab", "exec", "node2", "--", "sh", "-c", "hostname; exit 9"], "");
     assert_eq!((said.code, said.out.as_str()), (9, "node2\n"), "{}", said.err);
     let refused = lab.lab("exec node2 -- no-such-program").refused();

@@ -1,4 +1,4 @@
-//! The command line's API verbs: `apply`, `create`, `get`, `describe`, `delete`, `logs`, `exec`.
+//! The command line's API verbs: `apply`, `create`, `get`, `describe`, `delete`, `logs`, `exec`, `port-forward`.
 //!
 //! In: kubectl's flags. Out: kubectl's words on standard output, errors on standard error, and an exit status.
 //!
@@ -16,6 +16,7 @@ mod jsonpath;
 mod logs;
 mod manifest;
 mod output;
+mod port_forward;
 mod table;
 mod target;
 
@@ -40,6 +41,8 @@ pub enum ApiCommand {
     Logs(logs::LogsArgs),
     /// Run a command in a container of a Pod.
     Exec(exec::ExecArgs),
+    /// Let local ports lead to ports of a Pod.
+    PortForward(port_forward::PortForwardArgs),
 }
 
 /// Runs a verb to its end in a runtime of its own, and says on standard error what went wrong.
@@ -81,6 +84,7 @@ async fn dispatch(command: ApiCommand, fallbacks: &[PathBuf]) -> Result<ExitCode
         ApiCommand::Delete(args) => delete::run(args, fallbacks).await,
         ApiCommand::Logs(args) => logs::run(args, fallbacks).await,
         ApiCommand::Exec(args) => exec::run(args, fallbacks).await,
+        ApiCommand::PortForward(args) => port_forward::run(args, fallbacks).await,
     }
 }
 
