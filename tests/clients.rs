@@ -39,6 +39,7 @@ async fn connect(lab: &Lab) -> Client {
 async fn kube_rs(client: Client) {
     assert_eq!(client.apiserver_version().await.unwrap().minor, "33");
     objects(&client).await;
+    applied(&client).await;
     pods(&client).await;
 }
 
@@ -79,6 +80,25 @@ async fn objects(client: &Client) {
     let services: Api<Service> = Api::all(client.clone());
     let kubernetes = services.list(&ListParams::default().fields("metadata.name=kubernetes")).await.unwrap();
     assert_eq!(kubernetes.items[0].spec.as_ref().unwrap().cluster_ip.as_deref(), Some("10.43.0.1"));
+}
+
+/// Server-side apply: conflicts, force, and the end of what is applied no more.
+async fn applied(client: &Client) {
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let map = |value: &str| ConfigMap {
+        metadata: ObjectMeta { name: Some("applied".to_owned()), ..Default::default() },
+        data: Some([("a".to_owned(), value.to_owned())].into()),
+        ..Default::default()
+    };
+    let (me, you) = (PatchParams::apply("me"), PatchParams::apply("you"));
+    maps.patch("applied", &me, &Patch::Apply(map("1"))).await.unwrap();
+    let refused = maps.patch("applied", &you, &Patch::Apply(map("2"))).await.unwrap_err();
+    assert!(refused.to_string().contains("conflict with \"me\": .data.a"), "{refused}");
+    let forced = maps.patch("applied", &you.force(), &Patch::Apply(map("2"))).await.unwrap();
+    let owners: Vec<_> =
+        forced.metadata.managed_fields.iter().flatten().map(|entry| entry.manager.as_deref()).collect();
+    assert_eq!(owners, [Some("you")]);
+    maps.delete("applied", &DeleteParams::default()).await.unwrap();
 }
 
 async fn pods(client: &Client) {

@@ -361,8 +361,6 @@ fn a_watch_tells_each_change(kubectl: &Kubectl) {
 
 /// What this version leaves out says so, and does nothing.
 fn what_is_not_served_is_refused(kubectl: &Kubectl) {
-    let refused = kubectl.of(&["apply", "--server-side", "-f", "-"], WEB).refused();
-    assert!(refused.contains("use kubectl apply without --server-side"), "{refused}");
     let refused = kubectl.run("get deployments").refused();
     assert!(refused.contains("doesn't have a resource type \"deployments\""), "{refused}");
     let pod = PODS

@@ -115,9 +115,10 @@ fn one(
             return Err(conflicts);
         }
     }
-    lose(write, &mut entries, &removed, &taken, Some(&identity));
+    lose(write, &mut entries, &removed, &taken, &identity);
     if let Some(entry) = entries.get_mut(&identity) {
-        entry.replace(entry.set.difference(stripped()));
+        let left = entry.set.clone().difference(stripped());
+        entry.replace(left);
         entry.time = Some(write.time.into());
     }
     drop_nulls(&mut object, Some(live));
@@ -137,9 +138,9 @@ fn prune(typed: Typed<'_>, merged: Value, entries: &Entries, last: &Set, api_ver
         .0
         .iter()
         .filter(|entry| entry.api_version == api_version)
-        .fold(Set::default(), |owned, entry| owned.union(&entry.set));
-    let kept = fields(&pruned).union(&typed.with_parents(owned));
-    let pruned = typed.remove(&merged, &all.difference(&kept));
+        .fold(Set::default(), |owned, entry| owned.union(entry.set.clone()));
+    let kept = fields(&pruned).union(typed.with_parents(owned));
+    let pruned = typed.remove(&merged, &all.clone().difference(&kept));
     // What went along with a parent, but was not the manager's, comes back.
     typed.remove(&merged, &all.difference(&fields(&pruned)).intersection(&last))
 }
@@ -149,7 +150,7 @@ fn conflicts(entries: &Entries, taken: &Set, own: &Identity, api_version: &str) 
         entries.0.iter().filter(|entry| entry.identity != *own && entry.api_version == api_version).collect();
     others.sort_by(|a, b| a.identity.cmp(&b.identity));
     let found = others.into_iter().flat_map(|entry| {
-        let paths = entry.set.intersection(taken).paths();
+        let paths = entry.set.clone().intersection(taken).paths();
         paths.into_iter().map(|path| Conflict { owner: entry.identity.clone(), path })
     });
     found.collect()

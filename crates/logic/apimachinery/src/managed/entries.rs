@@ -92,6 +92,15 @@ impl Entry {
         }
     }
 
+    /// Adds to the set of the entry.
+    pub(super) fn add(&mut self, set: Set) {
+        let before = self.encoded.as_ref().map(|_| self.set.clone());
+        self.set = std::mem::take(&mut self.set).union(set);
+        if before.is_none_or(|before| before != self.set) {
+            self.encoded = None;
+        }
+    }
+
     fn seconds(&self) -> i64 {
         let time = self.time.as_ref().and_then(Value::as_str);
         time.and_then(|text| text.parse::<Timestamp>().ok()).map_or(0, Timestamp::as_second)
@@ -173,7 +182,7 @@ impl Entries {
             };
             let folded = self.0[at].clone();
             let entry = &mut self.0[into];
-            entry.replace(entry.set.union(&folded.set));
+            entry.add(folded.set);
             entry.time = folded.time;
             entry.identity = bucket;
             self.0.remove(at);

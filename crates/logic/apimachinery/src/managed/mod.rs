@@ -180,12 +180,16 @@ fn is_reset(list: &Value) -> bool {
 fn record(write: &Write<'_>, live: &Value, new: &Value, entries: &mut Entries, manager: &str) {
     let shape = shape(write.resource);
     let (removed, taken) = changes(write, Typed::root(schema::schemas(), &shape), live, new);
-    lose(write, entries, &removed, &taken, None);
+    let identity = write.identity(manager, Operation::Update);
+    lose(write, entries, &removed, &taken, &identity);
+    if let Some(entry) = entries.get_mut(&identity) {
+        let left = entry.set.clone().difference(&removed);
+        entry.replace(left);
+    }
     let own = taken.difference(stripped());
     if !own.is_empty() {
-        let api_version = write.resource.api_version();
-        let entry = entries.entry(&write.identity(manager, Operation::Update), &api_version);
-        entry.replace(entry.set.union(&own));
+        let entry = entries.entry(&identity, &write.resource.api_version());
+        entry.add(own);
         entry.time = Some(write.time.into());
     }
 }
@@ -200,20 +204,16 @@ fn changes(write: &Write<'_>, typed: Typed<'_>, live: &Value, new: &Value) -> (S
         set.disown_fields_with_children(&["metadata", "spec", "status"]);
         set
     };
-    let taken = difference.modified.children.union(&difference.added.children);
+    let taken = difference.modified.children.union(difference.added.children);
     (of(difference.removed.children), of(taken))
 }
 
 /// Takes fields from every manager but one.
-fn lose(write: &Write<'_>, entries: &mut Entries, removed: &Set, taken: &Set, but: Option<&Identity>) {
-    let lost = removed.union(taken);
-    if lost.is_empty() {
-        return;
-    }
+fn lose(write: &Write<'_>, entries: &mut Entries, removed: &Set, taken: &Set, but: &Identity) {
     let api_version = write.resource.api_version();
     for entry in &mut entries.0 {
-        if Some(&entry.identity) != but && entry.api_version == api_version {
-            let left = entry.set.difference(&lost);
+        if entry.identity != *but && entry.api_version == api_version {
+            let left = entry.set.clone().difference(removed).difference(taken);
             entry.replace(left);
         }
     }

@@ -83,7 +83,7 @@ impl Set {
             *into = branch;
         } else {
             into.member |= branch.member;
-            into.children = into.children.union(&branch.children);
+            into.children.absorb(branch.children);
         }
     }
 
@@ -112,66 +112,96 @@ impl Set {
     }
 
     /// What is in either.
-    pub fn union(&self, other: &Self) -> Self {
-        self.combine(other, true, true, |a, b| Branch {
-            member: a.member || b.member,
-            children: a.children.union(&b.children),
-        })
+    #[must_use]
+    pub fn union(mut self, other: Self) -> Self {
+        self.absorb(other);
+        self
     }
 
-    /// What is in both.
-    pub fn intersection(&self, other: &Self) -> Self {
-        self.combine(other, false, false, |a, b| Branch {
-            member: a.member && b.member,
-            children: a.children.intersection(&b.children),
-        })
-    }
-
-    /// What is in this one only; a parent in the other does not take its children along.
-    pub fn difference(&self, other: &Self) -> Self {
-        self.combine(other, true, false, |a, b| Branch {
-            member: a.member && !b.member,
-            children: a.children.difference(&b.children),
-        })
-    }
-
-    /// What is in this one only and below no member of the other.
-    pub fn without(&self, other: &Self) -> Self {
-        self.combine(other, true, false, |a, b| match b.member {
-            true => Branch::default(),
-            false => Branch { member: a.member, children: a.children.without(&b.children) },
-        })
-    }
-
-    fn combine(
-        &self,
-        other: &Self,
-        keep_left: bool,
-        keep_right: bool,
-        both: impl Fn(&Branch, &Branch) -> Branch,
-    ) -> Self {
-        let mut result = Vec::with_capacity(self.0.len());
-        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+    /// Takes in all of another set.
+    fn absorb(&mut self, other: Self) {
+        if self.is_empty() || other.is_empty() {
+            if self.is_empty() {
+                *self = other;
+            }
+            return;
+        }
+        let mut result = Vec::with_capacity(self.0.len().max(other.0.len()));
+        let mut left = std::mem::take(&mut self.0).into_iter().peekable();
+        let mut right = other.0.into_iter().peekable();
         loop {
             let order = match (left.peek(), right.peek()) {
-                (None, None) => return Self(result),
+                (None, None) => break,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(a), Some(b)) => a.element.cmp(&b.element),
             };
             match order {
-                Ordering::Less => result.extend(left.next().filter(|_| keep_left).cloned()),
-                Ordering::Greater => result.extend(right.next().filter(|_| keep_right).cloned()),
+                Ordering::Less => result.extend(left.next()),
+                Ordering::Greater => result.extend(right.next()),
                 Ordering::Equal => {
-                    if let (Some(a), Some(b)) = (left.next(), right.next()) {
-                        let branch = both(&a.branch, &b.branch);
-                        if !branch.is_empty() {
-                            result.push(Node { element: a.element.clone(), branch });
-                        }
+                    if let (Some(mut node), Some(other)) = (left.next(), right.next()) {
+                        node.branch.member |= other.branch.member;
+                        node.branch.children.absorb(other.branch.children);
+                        result.push(node);
                     }
                 }
             }
         }
+        self.0 = result;
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub fn intersection(mut self, other: &Self) -> Self {
+        self.retain(|node| {
+            let Some(branch) = other.branch(&node.element) else { return Branch::default() };
+            Branch {
+                member: node.branch.member && branch.member,
+                children: std::mem::take(&mut node.branch.children).intersection(&branch.children),
+            }
+        });
+        self
+    }
+
+    /// What is in this one only; a parent in the other does not take its children along.
+    #[must_use]
+    pub fn difference(mut self, other: &Self) -> Self {
+        self.subtract(other, false);
+        self
+    }
+
+    /// What is in this one only and below no member of the other.
+    #[must_use]
+    pub fn without(mut self, other: &Self) -> Self {
+        self.subtract(other, true);
+        self
+    }
+
+    fn subtract(&mut self, other: &Self, with_children: bool) {
+        if other.is_empty() {
+            return;
+        }
+        self.retain(|node| {
+            let mut left = std::mem::take(&mut node.branch);
+            match other.branch(&node.element) {
+                None => left,
+                Some(branch) if branch.member && with_children => Branch::default(),
+                Some(branch) => {
+                    left.member &= !branch.member;
+                    left.children.subtract(&branch.children, with_children);
+                    left
+                }
+            }
+        });
+    }
+
+    /// Keeps of each node what `keep` says; the branch of the node is free to be taken.
+    fn retain(&mut self, mut keep: impl FnMut(&mut Node) -> Branch) {
+        self.0.retain_mut(|node| {
+            node.branch = keep(node);
+            !node.branch.is_empty()
+        });
     }
 
     /// Every member, parents' siblings first, as Kubernetes lists them.
