@@ -107,7 +107,7 @@ async fn pods(client: &Client) {
         "metadata": {"name": "talker"},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [
             {"name": "talker", "image": "host", "command": ["sh", "-c", "echo said; exec sleep 1000"]},
-            {"name": "echo", "image": "echo"},
+            {"name": "echo", "image": "echo", "ports": [{"containerPort": 8080}]},
         ]},
     }))
     .unwrap();
@@ -124,6 +124,14 @@ async fn pods(client: &Client) {
     cat.stdout().unwrap().read_to_string(&mut out).await.unwrap();
     let status = cat.take_status().unwrap().await.unwrap();
     assert_eq!((out.as_str(), status.status.as_deref()), ("typed\n", Some("Success")));
+    let mut ports = pods.portforward("talker", &[8080, 9999]).await.unwrap();
+    let mut stream = ports.take_stream(8080).unwrap();
+    stream.write_all(b"GET /forwarded HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut out = vec![0; 12];
+    stream.read_exact(&mut out).await.unwrap();
+    assert_eq!(out, b"HTTP/1.0 200");
+    let refused = ports.take_error(9999).unwrap().await.unwrap_or_default();
+    assert!(refused.contains("127.0.0.1:9999: connect: connection refused"), "{refused}");
     pods.delete("talker", &DeleteParams::default()).await.unwrap();
 }
 

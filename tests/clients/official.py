@@ -4,7 +4,7 @@ import time
 
 from kubernetes import client, config, utils, watch
 from kubernetes.client.rest import ApiException
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 
 NAMESPACE = "python"
 
@@ -107,6 +107,11 @@ def pods(core):
         tty=False,
     )
     assert sorted(said.split()) == ["err", "out"], said
+    forwarded = portforward(core.connect_get_namespaced_pod_portforward, "talker", NAMESPACE, ports="9999")
+    socket = forwarded.socket(9999)
+    socket.setblocking(True)
+    assert socket.recv(1) == b"", "nothing listens there"
+    assert "127.0.0.1:9999: connect: connection refused" in forwarded.error(9999), forwarded.error(9999)
     slices = client.DiscoveryV1Api()
     endpoints = lambda: [
         address
