@@ -104,6 +104,20 @@ fn objects_are_applied_and_shown(lab: &Lab) {
     assert_eq!(refused, "Error from server (NotFound): pods \"nobody\" not found\n");
 }
 
+fn attached(lab: &Lab) {
+    let counter = TALKER.replace("talker", "counter").replace(
+        "echo first line; echo second line; exec sleep 1000",
+        "for i in $(seq 40); do echo tick; sleep 0.1; done; exit 5",
+    );
+    lab.minisvc_of(&["apply", "-f", "-"], &counter).ok();
+    says("the counter counts", &["tick"], &[], || lab.minisvc("logs counter"));
+    let said = lab.minisvc("attach counter");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!((1..40).contains(&said.out.lines().count()), "from now on: {said:?}");
+    assert!(lab.minisvc("attach counter").refused().contains("is not running"));
+    lab.minisvc("delete pod counter").ok();
+}
+
 /// From outside of every network of the lab, through the API alone.
 fn ports_are_forwarded(lab: &Lab) {
     let words = ["port-forward", "--address=127.0.0.1", "svc/echo", ":80"];
@@ -127,6 +141,13 @@ fn programs_run_inside(lab: &Lab) {
     lab.minisvc_of(&["apply", "-f", "-"], TALKER).ok();
     says("logs", &["first line\nsecond line\n"], &[], || lab.minisvc("logs talker"));
     assert_eq!(lab.minisvc("logs talker --tail 1").ok(), "second line\n");
+    assert_eq!(lab.minisvc("logs talker --limit-bytes 5").ok(), "first");
+    assert_eq!(lab.minisvc("logs talker --since 1h --tail 1").ok(), "second line\n");
+    assert_eq!(lab.minisvc("logs talker --since-time 2999-01-01T00:00:00Z").ok(), "");
+    assert!(lab.minisvc("logs talker --timestamps").ok().lines().all(|line| line.contains("Z ")));
+    let refused = lab.minisvc("logs talker --previous").refused();
+    assert!(refused.contains("previous terminated container \"talker\""), "{refused}");
+    attached(lab);
     let said = lab.minisvc_of(&["exec", "talker", "--", "sh", "-c", "hostname; cat; exit 7"], "");
     assert_eq!((said.code, said.out.as_str()), (7, "talker\n"), "{}", said.err);
     let said = lab.minisvc_of(&["exec", "-i", "talker", "--", "cat"], "typed\n");

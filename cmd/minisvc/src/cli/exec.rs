@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// Bytes copied at a time.
-const BUFFER_BYTES: usize = 32 << 10;
+pub(super) const BUFFER_BYTES: usize = 32 << 10;
 
 /// `minisvc exec`.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub struct ExecArgs {
 }
 
 /// The namespace, if the word names one, and the Pod.
-fn place(word: &str) -> Result<(Option<String>, String), Failure> {
+pub(super) fn place(word: &str) -> Result<(Option<String>, String), Failure> {
     match word.split_once('/') {
         Some((namespace, pod)) if minisvc_apimachinery::resource::by_alias(namespace).is_none() => {
             Ok((Some(namespace.to_owned()), pod.to_owned()))
@@ -116,7 +116,7 @@ pub async fn run(args: ExecArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fail
     }
 }
 
-fn refused(error: kube::Error, url: String) -> Failure {
+pub(super) fn refused(error: kube::Error, url: String) -> Failure {
     match error {
         kube::Error::Api(status) => {
             let reason = if status.reason.is_empty() { "" } else { status.reason.as_str() };
@@ -127,7 +127,7 @@ fn refused(error: kube::Error, url: String) -> Failure {
 }
 
 /// The exit code in the `Status` that ends the command (`NonZeroExitCode`, cause `ExitCode`).
-fn outcome(status: &meta::Status) -> Result<ExitCode, Failure> {
+pub(super) fn outcome(status: &meta::Status) -> Result<ExitCode, Failure> {
     if status.status.as_deref() == Some("Success") {
         return Ok(ExitCode::SUCCESS);
     }
@@ -147,7 +147,7 @@ fn outcome(status: &meta::Status) -> Result<ExitCode, Failure> {
 }
 
 /// Copies until either end is gone. That the reader of our output is gone ends the copy, not the command.
-async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Unpin) {
+pub(super) async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Unpin) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut writable = true;

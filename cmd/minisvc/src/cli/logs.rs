@@ -3,12 +3,13 @@
 use super::{
     api::{Call, Failure},
     config::ConnectArgs,
+    delete::duration,
     target,
 };
 use clap::Args;
 use futures::StreamExt;
 use minisvc_apimachinery::resource::PODS;
-use std::{io::Write, path::PathBuf, pin::pin, process::ExitCode};
+use std::{io::Write, path::PathBuf, pin::pin, process::ExitCode, time::Duration};
 
 /// `minisvc logs`.
 #[derive(Debug, Args)]
@@ -28,6 +29,21 @@ pub struct LogsArgs {
     /// Lines from the end; -1: all
     #[arg(long, value_name = "LINES", default_value_t = -1, allow_negative_numbers = true)]
     tail: i64,
+    /// Of the run before this one
+    #[arg(short, long)]
+    previous: bool,
+    /// Only what is newer than that, such as 5s, 2m or 3h
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "since_time")]
+    since: Option<Duration>,
+    /// Only what was written since that time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    since_time: Option<String>,
+    /// Begin each line with its time
+    #[arg(long)]
+    timestamps: bool,
+    /// Not more than that many bytes
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    limit_bytes: Option<u64>,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -54,8 +70,22 @@ pub async fn run(args: LogsArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fail
     let path = format!("{}/log", PODS.path(Some(&api.namespace), Some(&pod)));
     let container = args.container.as_deref().or(args.container_word.as_deref());
     let mut call = Call::get(path, "*/*").maybe("container", container);
-    if args.follow {
-        call = call.query("follow", "true");
+    for (name, wanted) in
+        [("follow", args.follow), ("previous", args.previous), ("timestamps", args.timestamps)]
+    {
+        if wanted {
+            call = call.query(name, "true");
+        }
+    }
+    // As with kubectl, 0s is no bound.
+    if let Some(since) = args.since.filter(|since| !since.is_zero()) {
+        call = call.query("sinceSeconds", since.as_secs().to_string());
+    }
+    if let Some(time) = &args.since_time {
+        call = call.query("sinceTime", time);
+    }
+    if let Some(bytes) = args.limit_bytes {
+        call = call.query("limitBytes", bytes.to_string());
     }
     if args.tail >= 0 {
         call = call.query("tailLines", args.tail.to_string());

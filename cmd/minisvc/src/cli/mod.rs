@@ -1,4 +1,5 @@
-//! The command line's API verbs: `apply`, `create`, `get`, `describe`, `delete`, `logs`, `exec`, `port-forward`.
+//! The command line's API verbs: `apply`, `create`, `get`, `describe`, `delete`, `logs`, `exec`,
+//! `attach`, `port-forward`.
 //!
 //! In: kubectl's flags. Out: kubectl's words on standard output, errors on standard error, and an exit status.
 //!
@@ -7,6 +8,7 @@
 
 mod api;
 mod apply;
+mod attach;
 mod config;
 mod delete;
 mod describe;
@@ -41,6 +43,8 @@ pub enum ApiCommand {
     Logs(logs::LogsArgs),
     /// Run a command in a container of a Pod.
     Exec(exec::ExecArgs),
+    /// Print what a running container writes from now on.
+    Attach(attach::AttachArgs),
     /// Let local ports lead to ports of a Pod.
     PortForward(port_forward::PortForwardArgs),
 }
@@ -84,6 +88,7 @@ async fn dispatch(command: ApiCommand, fallbacks: &[PathBuf]) -> Result<ExitCode
         ApiCommand::Delete(args) => delete::run(args, fallbacks).await,
         ApiCommand::Logs(args) => logs::run(args, fallbacks).await,
         ApiCommand::Exec(args) => exec::run(args, fallbacks).await,
+        ApiCommand::Attach(args) => attach::run(args, fallbacks).await,
         ApiCommand::PortForward(args) => port_forward::run(args, fallbacks).await,
     }
 }
