@@ -9,6 +9,7 @@ pub const GVK: &str = "x-kubernetes-group-version-kind";
 const ACTION: &str = "x-kubernetes-action";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const PATCH_TYPES: &[&str] = &[
+    "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",

@@ -25,11 +25,12 @@ const CARRIED_BYTES_MAX: usize = 8 << 20;
 /// Nesting that a JSON patch may build.
 const DEPTH_MAX: usize = 100;
 
-/// The media types of patches that are served.
+/// The media types of patches that are served. The last is no [`PatchType`], see [`crate::managed`].
 pub const MEDIA_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
 
 /// How a patch is written.
