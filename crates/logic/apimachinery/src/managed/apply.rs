@@ -2,7 +2,7 @@
 
 use super::{
     BEFORE_FIRST_APPLY, Write, changes,
-    entries::{Entries, Identity, Operation},
+    entries::{ENTRIES_MAX, Entries, Identity, Operation},
     last_applied, lose, managed_fields,
     merge::drop_nulls,
     nothing, record,
@@ -61,6 +61,12 @@ pub fn apply(write: &Write<'_>, live: Option<&Value>, patch: &Value, force: Forc
         applied = one(write, &bare, patch, entries, Force::Yes);
     }
     let (mut object, entries) = applied.map_err(|conflicts| refusal(&conflicts))?;
+    let count = entries.0.len();
+    if count > ENTRIES_MAX {
+        let name = patch.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let cause = Cause::too_many("metadata.managedFields", count, ENTRIES_MAX);
+        return Err(Status::invalid(write.resource, name, vec![cause]));
+    }
     last_applied::keep_up(write, &mut object, patch);
     set_managed_fields(&mut object, entries);
     Ok(object)

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 /// Entries of updates that are kept apart; older ones are folded together.
 const UPDATERS_MAX: usize = 10;
+/// Entries that one object may be given, by applies or by hand: each is looked at with every write.
+pub(super) const ENTRIES_MAX: usize = 1000;
 /// The manager of what was folded together.
 const ANCIENT: &str = "ancient-changes";
 

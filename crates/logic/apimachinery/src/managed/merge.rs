@@ -140,10 +140,12 @@ pub(super) fn drop_nulls(value: &mut Value, live: Option<&Value>) {
             }
         }
         Value::Array(items) => {
-            let before = live.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let before = live.and_then(Value::as_array).into_iter().flatten();
+            let before: BTreeSet<String> =
+                before.filter(|item| has_null(item)).map(ToString::to_string).collect();
             for item in items.iter_mut().filter(|item| has_null(item)) {
                 // Items may have moved; one that is as it was stays so.
-                if !before.contains(item) {
+                if !before.contains(&item.to_string()) {
                     drop_nulls(item, None);
                 }
             }

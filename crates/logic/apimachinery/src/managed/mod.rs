@@ -29,7 +29,7 @@ use crate::{
     resource::Resource,
     schema::{self, Shape},
 };
-use entries::{Entries, Identity, Operation};
+use entries::{ENTRIES_MAX, Entries, Identity, Operation};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 use typed::Typed;
@@ -147,9 +147,10 @@ pub fn update(write: &Write<'_>, old: Option<&Value>, new: &mut Value, sent: Opt
     let mut entries = match sent {
         None | Some(Value::Null) => stored(),
         Some(list) if is_reset(list) => Entries::default(),
-        Some(list) => {
-            Entries::decode(Some(list)).ok().filter(|list| !list.0.is_empty()).unwrap_or_else(stored)
-        }
+        Some(list) => Entries::decode(Some(list))
+            .ok()
+            .filter(|list| (1..=ENTRIES_MAX).contains(&list.0.len()))
+            .unwrap_or_else(stored),
     };
     if entries.0.is_empty() && old.is_some() {
         return;

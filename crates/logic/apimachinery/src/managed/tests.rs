@@ -263,6 +263,32 @@ fn what_cannot_be_applied_is_named() {
 }
 
 #[test]
+fn the_managers_of_an_object_are_bounded() {
+    let mut live = Live::new(&CONFIG_MAPS);
+    live.apply("first", json!({"data": {"k": "1"}})).unwrap();
+    let one = managed_fields(live.object.as_ref().unwrap()).unwrap()[0].clone();
+    let list = |count: usize| -> Value {
+        let entry = |i: usize| {
+            let mut entry = one.clone();
+            entry["manager"] = format!("m{i}").into();
+            entry
+        };
+        (0..count).map(entry).collect()
+    };
+    live.update("u", json!({"data": {"k": "1"}, "metadata": {"managedFields": list(ENTRIES_MAX + 1)}}));
+    assert_eq!(live.owned("first", "Apply"), one["fieldsV1"], "too many are as none");
+    live.update("u", json!({"data": {"k": "1"}, "metadata": {"managedFields": list(ENTRIES_MAX)}}));
+    assert_eq!(live.owned("first", "Apply"), Value::Null);
+    let status = live.apply("another", json!({"data": {"k": "1"}})).unwrap_err();
+    assert_eq!(status.code, 422);
+    assert!(
+        status.message.contains("metadata.managedFields: Too many: 1001: must have at most 1000"),
+        "{status}"
+    );
+    live.apply("m7", json!({"data": {"k": "1"}})).unwrap();
+}
+
+#[test]
 fn status_is_not_of_who_writes_the_object() {
     let mut live = Live::new(&SERVICES);
     live.apply("a", json!({"spec": {"type": "ClusterIP"}, "status": {"loadBalancer": {}}})).unwrap();
