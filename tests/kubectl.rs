@@ -108,6 +108,7 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
     let resources = kubectl.ok("api-resources --no-headers");
     for line in [
         "configmaps cm v1 true ConfigMap",
+        "endpoints ep v1 true Endpoints",
         "events ev v1 true Event",
         "namespaces ns v1 false Namespace",
         "nodes no v1 false Node",
@@ -179,6 +180,7 @@ fn objects_are_shown(kubectl: &Kubectl) {
         ("get svc", "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE", ["web", "NodePort", "80:3"]),
         ("get ingress", "NAME CLASS HOSTS ADDRESS PORTS AGE", ["web", "web.example", "172.31.77.11"]),
         ("get endpointslices", "NAME ADDRESSTYPE PORTS ENDPOINTS AGE", ["web-", "8080", "10.42.0."]),
+        ("get ep", "NAME ENDPOINTS AGE", ["kubernetes", "172.31.77.11:6443", "10.42.0."]),
         ("get configmaps", "NAME DATA AGE", ["settings", "1", "s"]),
         ("get secrets", "NAME TYPE DATA AGE", ["password", "Opaque", "1"]),
         ("get leases -n kube-node-lease", "NAME HOLDER AGE", ["node1", "node1", "s"]),

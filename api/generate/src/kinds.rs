@@ -38,6 +38,7 @@ pub fn generator() -> SchemaGenerator {
 pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Result<String> {
     let schema = match (resource.group, resource.version, resource.kind) {
         ("", "v1", "ConfigMap") => generator.subschema_for::<core::v1::ConfigMap>(),
+        ("", "v1", "Endpoints") => generator.subschema_for::<core::v1::Endpoints>(),
         ("", "v1", "Event") => generator.subschema_for::<core::v1::Event>(),
         ("", "v1", "Namespace") => generator.subschema_for::<core::v1::Namespace>(),
         ("", "v1", "Node") => generator.subschema_for::<core::v1::Node>(),

@@ -13,7 +13,7 @@ use crate::{
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Namespace, Node, Pod, Secret, Service},
+    core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::Ingress,
 };
@@ -55,6 +55,7 @@ pub enum Kind {
     Nodes,
     Pods,
     Services,
+    Endpoints,
     EndpointSlices,
     Ingresses,
     Secrets,
@@ -215,6 +216,9 @@ fn follow_kind(
         Kind::Pods => Box::pin(run::<Pod>(Api::all(kube), config, kind, shared, |s, o| s.pods = o)),
         Kind::Services => {
             Box::pin(run::<Service>(Api::all(kube), config, kind, shared, |s, o| s.services = o))
+        }
+        Kind::Endpoints => {
+            Box::pin(run::<Endpoints>(Api::all(kube), config, kind, shared, |s, o| s.endpoints = o))
         }
         Kind::EndpointSlices => {
             Box::pin(run::<EndpointSlice>(Api::all(kube), config, kind, shared, |s, o| {

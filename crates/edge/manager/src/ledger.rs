@@ -26,6 +26,8 @@ pub(crate) type Target = (&'static str, ObjectKey);
 pub(crate) enum Controller {
     Bootstrap,
     EndpointSlice,
+    Endpoints,
+    Mirroring,
     NodeLifecycle,
     Scheduler,
     NodeIpam,

@@ -11,6 +11,7 @@
 mod apply;
 mod ledger;
 mod rounds;
+mod services;
 
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_client::{ApiClient, Contact, Interest, Kind, events, events::Occurrence, follow};
@@ -94,6 +95,7 @@ impl Manager {
             Kind::Nodes,
             Kind::Pods,
             Kind::Services,
+            Kind::Endpoints,
             Kind::EndpointSlices,
             Kind::Ingresses,
             Kind::Leases,

@@ -4,18 +4,18 @@ use crate::{
     IN_FLIGHT_MAX, ManagerConfig,
     apply::apply,
     ledger::{Controller, Ledger, Outcome, Target, target},
+    services::{BY_SERVICE, Services},
 };
 use jiff::Timestamp;
 use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
 use minisvc_client::ApiClient;
 use minisvc_controllers::{
-    Notice, Plan, Write, bootstrap, endpoint_slice, garbage, ingress_status, namespace, node_ipam,
+    Notice, Plan, Write, bootstrap, garbage, ingress_status, namespace, node_ipam,
     node_lifecycle::{self, Observations},
     scheduler, service_lb,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::Bound,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,10 +23,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 /// Most writes that wait; what does not fit is planned again.
 const QUEUE_MAX: usize = 4096;
-/// Most Services whose slices are planned in one round.
-const SERVICES_MAX: usize = 256;
+/// Most writes of Endpoints under way at once: traffic follows the slices, so those go first.
+const ENDPOINTS_IN_FLIGHT_MAX: usize = IN_FLIGHT_MAX / 4;
 /// A controller rests at least this many times as long as it planned.
-const REST: u32 = 4;
+pub(crate) const REST: u32 = 4;
 /// How often silent nodes are looked for.
 const LIFECYCLE_EVERY: Duration = Duration::from_millis(250);
 /// How often every controller plans even if nothing seems to have changed.
@@ -41,6 +41,7 @@ const WHOLE: [(Controller, Kinds); 8] = [
     (Controller::Bootstrap, |a, b| {
         a.namespaces.ptr_eq(&b.namespaces)
             && a.services.ptr_eq(&b.services)
+            && a.endpoints.ptr_eq(&b.endpoints)
             && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
     }),
     (Controller::NodeLifecycle, |a, b| a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods)),
@@ -54,6 +55,7 @@ const WHOLE: [(Controller, Kinds); 8] = [
     (Controller::Garbage, |a, b| {
         a.pods.ptr_eq(&b.pods)
             && a.services.ptr_eq(&b.services)
+            && a.endpoints.ptr_eq(&b.endpoints)
             && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
             && a.nodes.ptr_eq(&b.nodes)
             && a.ingresses.ptr_eq(&b.ingresses)
@@ -64,7 +66,7 @@ const WHOLE: [(Controller, Kinds); 8] = [
 struct Queued {
     write: Write,
     notices: Vec<Notice>,
-    /// Whose slice it is.
+    /// For which Service it was planned.
     service: Option<ObjectKey>,
 }
 
@@ -76,8 +78,9 @@ struct Turn {
     again: bool,
 }
 
-/// One write on its way: what it is to, whose slices it holds, how it ended.
+/// One write on its way: what it is to, who planned it for which Service, how it ended.
 struct Flight {
+    controller: Controller,
     target: Target,
     service: Option<ObjectKey>,
     outcome: Outcome,
@@ -93,13 +96,11 @@ pub(crate) struct Rounds {
     sent: Option<Controller>,
     flights: JoinSet<Flight>,
     landed: Vec<Flight>,
+    endpoints_flying: usize,
     seen: Observations,
     clock: Option<Timestamp>,
     turns: BTreeMap<Controller, Turn>,
-    sliced: Option<Arc<Synced<Snapshot>>>,
-    dirty: BTreeSet<ObjectKey>,
-    /// The dirty Service looked at last, so that those that must wait do not keep others waiting.
-    cursor: ObjectKey,
+    services: Services,
     bootstrapped: bool,
 }
 
@@ -114,12 +115,11 @@ impl Rounds {
             sent: None,
             flights: JoinSet::new(),
             landed: Vec::new(),
+            endpoints_flying: 0,
             seen: Observations::default(),
             clock: None,
             turns: BTreeMap::new(),
-            sliced: None,
-            dirty: BTreeSet::new(),
-            cursor: ObjectKey::default(),
+            services: Services::default(),
             bootstrapped: false,
         }
     }
@@ -149,15 +149,18 @@ impl Rounds {
         }
         for flight in std::mem::take(&mut self.landed) {
             self.ledger.ended(&flight.target, flight.outcome, now);
+            self.endpoints_flying -= usize::from(flight.controller == Controller::Endpoints);
             if flight.outcome == Outcome::Failed {
                 // What failed is planned again once its pause is over.
-                self.dirty.extend(flight.service);
+                if let Some(service) = flight.service {
+                    self.services.again(flight.controller, service);
+                }
                 self.turns.values_mut().for_each(|turn| turn.again = true);
             }
         }
         self.ledger.seen(snapshot, now);
         self.look(snapshot, blind, time);
-        self.slices(snapshot, now);
+        self.by_service(snapshot, now);
         for (controller, same) in WHOLE {
             if self.is_due(controller, same, snapshot, now) {
                 self.whole(controller, snapshot, time, now);
@@ -210,7 +213,8 @@ impl Rounds {
             Controller::IngressStatus => ingress_status::plan(snapshot),
             Controller::Namespace => namespace::plan(snapshot),
             Controller::Garbage => garbage::plan(snapshot),
-            Controller::EndpointSlice => endpoint_slice::plan(snapshot),
+            // Planned Service by Service.
+            Controller::EndpointSlice | Controller::Endpoints | Controller::Mirroring => Plan::default(),
         };
         if controller == Controller::Bootstrap {
             self.bootstrapped = plan.is_settled();
@@ -255,25 +259,13 @@ impl Rounds {
         left_out
     }
 
-    fn slices(&mut self, snapshot: &Arc<Synced<Snapshot>>, now: Instant) {
-        match self.sliced.replace(Arc::clone(snapshot)) {
-            Some(last) if Arc::ptr_eq(&last, snapshot) => {}
-            Some(last) => self.dirty.extend(endpoint_slice::dirty(&last, snapshot)),
-            None => self.dirty.extend(endpoint_slice::dirty(&Snapshot::default(), snapshot)),
-        }
-        if self.dirty.is_empty() {
-            return;
-        }
-        let after = self.dirty.range((Bound::Excluded(&self.cursor), Bound::Unbounded));
-        let before = self.dirty.range(..=&self.cursor);
-        let part: Vec<ObjectKey> = after.chain(before).take(SERVICES_MAX).cloned().collect();
-        if let Some(last) = part.last() {
-            self.cursor = last.clone();
-        }
-        for (service, writes) in endpoint_slice::plan_each(snapshot, part.iter()) {
-            let plan = Plan { writes, notices: Vec::new() };
-            if !self.enqueue(Controller::EndpointSlice, plan, Some(&service), now) {
-                self.dirty.remove(&service);
+    fn by_service(&mut self, snapshot: &Arc<Synced<Snapshot>>, now: Instant) {
+        self.services.see(snapshot);
+        for controller in BY_SERVICE {
+            for (service, plan) in self.services.plan(controller, snapshot, now) {
+                if !self.enqueue(controller, plan, Some(&service), now) {
+                    self.services.done(controller, &service);
+                }
             }
         }
     }
@@ -282,8 +274,16 @@ impl Rounds {
         while self.flights.len() < IN_FLIGHT_MAX {
             // One of each controller in turn: a flood of one does not hold up the others.
             let turn = self.sent;
-            let next = self.queues.keys().copied().find(|controller| Some(*controller) > turn);
-            let Some(controller) = next.or_else(|| self.queues.keys().next().copied()) else { return };
+            let full = self.endpoints_flying >= ENDPOINTS_IN_FLIGHT_MAX;
+            let mut waiting = self
+                .queues
+                .keys()
+                .copied()
+                .filter(|controller| !full || *controller != Controller::Endpoints);
+            let first = waiting.clone().next();
+            let Some(controller) = waiting.find(|controller| Some(*controller) > turn).or(first) else {
+                return;
+            };
             self.sent = Some(controller);
             let Some(queue) = self.queues.get_mut(&controller) else { return };
             let taken = queue.pop_front();
@@ -291,6 +291,7 @@ impl Rounds {
                 self.queues.remove(&controller);
             }
             let Some(Queued { write, notices, service }) = taken else { continue };
+            self.endpoints_flying += usize::from(controller == Controller::Endpoints);
             let (client, sender) = (self.client.clone(), self.notices.clone());
             self.flights.spawn(async move {
                 let outcome = apply(&client, &write).await;
@@ -301,7 +302,7 @@ impl Rounds {
                         }
                     }
                 }
-                Flight { target: target(&write), service, outcome }
+                Flight { controller, target: target(&write), service, outcome }
             });
         }
     }

@@ -189,6 +189,25 @@ async fn a_cluster_is_run() {
     println!("Pod ready to EndpointSlice written: at most {slowest:?}");
     fake.delete(&key("pods", "default", "b"));
     until("the endpoint to go", || (running.endpoints("web").len() == 2).then_some(())).await;
+    let ips = |name| {
+        let subsets = fake.get(&key("endpoints", "default", name))?["subsets"].clone();
+        let addresses = subsets[0]["addresses"].as_array()?.clone();
+        Some(addresses.iter().map(|a| a["ip"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>())
+    };
+    until("the Endpoints", || ips("web").filter(|ips| *ips == ["10.42.0.2", "10.42.2.2"])).await;
+    assert_eq!(ips("kubernetes").unwrap(), ["192.168.9.1"]);
+
+    fake.put(&key("services", "default", "db"), json!({ "spec": { "ports": [] } }));
+    let by_hand =
+        json!({ "subsets": [{ "addresses": [{ "ip": "192.0.2.7" }], "ports": [{ "port": 5432 }] }] });
+    fake.put(&key("endpoints", "default", "db"), by_hand);
+    until("the mirrored slice", || (running.endpoints("db").len() == 1).then_some(())).await;
+    fake.delete(&key("services", "default", "db"));
+    until("the Endpoints to follow their Service", || {
+        (fake.get(&key("endpoints", "default", "db")).is_none() && running.endpoints("db").is_empty())
+            .then_some(())
+    })
+    .await;
 
     fake.put(&key("configmaps", "gone", "x"), json!({}));
     fake.put(&key("services", "gone", "x"), json!({ "spec": {} }));

@@ -167,6 +167,8 @@ pub static SERVICES: Resource = Resource {
     subresources: &["status"],
     ..core("Service", "services", "service", &["svc"], true)
 };
+/// v1 Endpoints.
+pub static ENDPOINTS: Resource = core("Endpoints", "endpoints", "endpoints", &["ep"], true);
 /// v1 Event.
 pub static EVENTS: Resource = core("Event", "events", "event", &["ev"], true);
 /// v1 Secret.
@@ -191,6 +193,7 @@ pub static LEASES: Resource =
 /// Every kind that is served, core group first.
 pub static RESOURCES: &[&Resource] = &[
     &CONFIG_MAPS,
+    &ENDPOINTS,
     &EVENTS,
     &NAMESPACES,
     &NODES,

@@ -7,7 +7,7 @@ use crate::resource::ObjectKey;
 use imbl::OrdMap;
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Namespace, Node, Pod, Secret, Service},
+    core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::Ingress,
 };
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub pods: Objects<Pod>,
     /// v1 Services.
     pub services: Objects<Service>,
+    /// v1 Endpoints.
+    pub endpoints: Objects<Endpoints>,
     /// discovery.k8s.io/v1 EndpointSlices.
     pub endpoint_slices: Objects<EndpointSlice>,
     /// networking.k8s.io/v1 Ingresses.

@@ -1,13 +1,19 @@
 //! The namespaces and Services that every cluster has.
 //!
 //! Namespaces `default`, `kube-system`, `kube-public`, `kube-node-lease`; Service `default/kubernetes` (the API server, by
-//! a hand-made EndpointSlice) and `kube-system/kube-dns` (cluster DNS; answered on each node, so without endpoints).
+//! hand-made Endpoints and a hand-made EndpointSlice) and `kube-system/kube-dns` (cluster DNS; answered on each node, so without endpoints).
 
-use crate::plan::{Notice, Plan, Write};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use crate::{
+    endpoint_slice_mirroring::SKIP_MIRROR,
+    plan::{Notice, Plan, Write},
+};
+use k8s_openapi::api::{
+    core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service},
+    discovery::v1::EndpointSlice,
+};
 use minisvc_apimachinery::{
     ClusterConfig, ObjectKey, Snapshot,
-    resource::{ENDPOINT_SLICES, NAMESPACES, SERVICES},
+    resource::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, SERVICES},
 };
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +39,7 @@ pub fn plan(snapshot: &Snapshot, cluster: &ClusterConfig, api_server: SocketAddr
             let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
             service(snapshot, &ObjectKey::new("default", "kubernetes"), address, &labels, &ports, &mut plan);
         }
+        api_endpoints(snapshot, api_server, &mut plan);
         api_slice(snapshot, api_server, &mut plan);
     }
     if exists("kube-system")
@@ -81,6 +88,37 @@ fn service(
 
 fn cluster_ip(service: &Service) -> Option<&str> {
     service.spec.as_ref()?.cluster_ip.as_deref()
+}
+
+fn api_endpoints(snapshot: &Snapshot, api_server: SocketAddr, plan: &mut Plan) {
+    let key = ObjectKey::new("default", "kubernetes");
+    let subset = EndpointSubset {
+        addresses: Some(vec![EndpointAddress {
+            ip: api_server.ip().to_string(),
+            ..EndpointAddress::default()
+        }]),
+        ports: Some(vec![EndpointPort {
+            name: Some("https".to_owned()),
+            port: i32::from(api_server.port()),
+            protocol: Some("TCP".to_owned()),
+            app_protocol: None,
+        }]),
+        not_ready_addresses: None,
+    };
+    let mut object = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        // Its slice is our own, see `api_slice`.
+        "metadata": { "namespace": key.namespace, "name": key.name, "labels": { SKIP_MIRROR: "true" } },
+        "subsets": [subset],
+    });
+    match snapshot.endpoints.get(&key) {
+        None => plan.writes.push(Write::Create { resource: &ENDPOINTS, key, object }),
+        Some(present) if present.subsets.as_deref() != Some(&[subset]) => {
+            object["metadata"]["resourceVersion"] = json!(present.metadata.resource_version);
+            plan.writes.push(Write::Replace { resource: &ENDPOINTS, key, object });
+        }
+        Some(_) => {}
+    }
 }
 
 fn api_slice(snapshot: &Snapshot, api_server: SocketAddr, plan: &mut Plan) {
@@ -135,6 +173,6 @@ mod tests {
         assert_eq!(cluster_ip(dns), Some("10.43.0.10"));
         let moved: SocketAddr = "192.168.9.2:6443".parse().unwrap();
         let again = plan(&world.snapshot, &config, moved);
-        assert!(matches!(again.writes.as_slice(), [Write::Replace { .. }]));
+        assert!(matches!(again.writes.as_slice(), [Write::Replace { .. }, Write::Replace { .. }]));
     }
 }

@@ -7,12 +7,13 @@
 //! slices are deleted only in a round that changes nothing else of that Service, so an endpoint never vanishes on its
 //! way from one slice to another.
 
-mod desired;
+pub(crate) mod desired;
 mod dirty;
 #[cfg(test)]
 mod tests;
 
-pub use dirty::dirty;
+pub(crate) use dirty::changed as dirty_changes;
+pub use dirty::{dirty, sources};
 
 use crate::{
     objects::{hash, name, selector, uid},
@@ -40,7 +41,7 @@ pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Our name as an author.
 pub const MANAGER: &str = "endpointslice-controller.minisvc.io";
 /// Label of the slices of headless Services.
-const HEADLESS: &str = "service.kubernetes.io/headless";
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Most endpoints of one slice.
 pub const ENDPOINTS_MAX: usize = 100;
 
@@ -221,7 +222,7 @@ impl<'a> Layout<'a> {
         }
         let mut taken = BTreeSet::new();
         for (ports, endpoints) in &self.new {
-            let key = free_name(snapshot, service, ports, &taken);
+            let key = free_name(snapshot, &service.metadata, &format!("{ports:?}"), &taken);
             let object = json!(filled(service, &key, ports, endpoints.clone()));
             taken.insert(key.clone());
             writes.push(Write::Create { resource: &ENDPOINT_SLICES, key, object });
@@ -242,6 +243,10 @@ fn same(present: &EndpointSlice, wanted: &EndpointSlice) -> bool {
         && present.endpoints == wanted.endpoints
 }
 
+pub(crate) fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+}
+
 fn filled(
     service: &Service,
     key: &ObjectKey,
@@ -253,7 +258,7 @@ fn filled(
     labels.remove(HEADLESS);
     labels.insert(SERVICE_NAME.to_owned(), name(meta).to_owned());
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    if service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+    if is_headless(service) {
         labels.insert(HEADLESS.to_owned(), String::new());
     }
     EndpointSlice {
@@ -277,28 +282,27 @@ fn filled(
     }
 }
 
-/// `<service>-<5 characters>`: the same for the same Service, ports and number of tries.
-fn free_name(
+/// `<owner>-<5 characters>`: the same for the same owner, contents and number of tries.
+pub(crate) fn free_name(
     snapshot: &Snapshot,
-    service: &Service,
-    ports: &[desired::Port],
+    owner: &ObjectMeta,
+    contents: &str,
     taken: &BTreeSet<ObjectKey>,
 ) -> ObjectKey {
     // Kubernetes' alphabet for names: no vowels, so no words.
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-    let ports = format!("{ports:?}");
+    let namespace = owner.namespace.as_deref().unwrap_or_default();
     let mut attempt = 0_u32;
     loop {
-        let mut hash = hash(&[uid(&service.metadata), &ports, &attempt.to_string()]);
-        let mut text = format!("{}-", name(&service.metadata));
+        let mut hash = hash(&[uid(owner), contents, &attempt.to_string()]);
+        let mut text = format!("{}-", name(owner));
         for _ in 0..5 {
             let digit = usize::try_from(hash % 27).unwrap_or_default();
             text.push(char::from(ALPHABET[digit]));
             hash /= 27;
         }
         let key = ObjectKey::new(namespace, text);
-        // There are 14 million names for a Service's few slices: this ends.
+        // There are 14 million names for an owner's few slices: this ends.
         if !snapshot.endpoint_slices.contains_key(&key) && !taken.contains(&key) {
             return key;
         }

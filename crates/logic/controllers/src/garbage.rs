@@ -10,7 +10,7 @@ use crate::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use minisvc_apimachinery::{
     ObjectKey, Resource, Snapshot,
-    resource::{self, ENDPOINT_SLICES, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SERVICES},
+    resource::{self, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SERVICES},
 };
 
 /// Plans the deletion of everything whose owners are all gone.
@@ -21,6 +21,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     };
     snapshot.pods.iter().for_each(|(key, o)| visit(&PODS, key, &o.metadata));
     snapshot.services.iter().for_each(|(key, o)| visit(&SERVICES, key, &o.metadata));
+    snapshot.endpoints.iter().for_each(|(key, o)| visit(&ENDPOINTS, key, &o.metadata));
     snapshot.endpoint_slices.iter().for_each(|(key, o)| visit(&ENDPOINT_SLICES, key, &o.metadata));
     snapshot.ingresses.iter().for_each(|(key, o)| visit(&INGRESSES, key, &o.metadata));
     snapshot.leases.iter().for_each(|(key, o)| visit(&LEASES, key, &o.metadata));
@@ -56,7 +57,7 @@ fn gone(snapshot: &Snapshot, child: &ObjectKey, reference: &OwnerReference) -> O
     } else {
         ObjectKey::cluster(reference.name.as_str())
     };
-    let meta = [&PODS, &SERVICES, &NODES, &NAMESPACES, &INGRESSES, &ENDPOINT_SLICES, &LEASES]
+    let meta = [&PODS, &SERVICES, &NODES, &NAMESPACES, &INGRESSES, &ENDPOINTS, &ENDPOINT_SLICES, &LEASES]
         .contains(&resource)
         .then(|| meta_of(snapshot, resource, &key))?;
     let there = meta.is_some_and(|meta| uid(meta) == reference.uid);
@@ -71,6 +72,7 @@ pub fn meta_of<'a>(snapshot: &'a Snapshot, resource: &Resource, key: &ObjectKey)
         "nodes" => snapshot.nodes.get(key).map(|o| &o.metadata),
         "namespaces" => snapshot.namespaces.get(key).map(|o| &o.metadata),
         "ingresses" => snapshot.ingresses.get(key).map(|o| &o.metadata),
+        "endpoints" => snapshot.endpoints.get(key).map(|o| &o.metadata),
         "endpointslices" => snapshot.endpoint_slices.get(key).map(|o| &o.metadata),
         "leases" => snapshot.leases.get(key).map(|o| &o.metadata),
         _ => None,

@@ -2,6 +2,8 @@
 //!
 //! - [`bootstrap`]: the namespaces and Services every cluster has.
 //! - [`endpoint_slice`]: which Pods answer for which Service.
+//! - [`endpoints`]: the same as Endpoints objects, for older clients.
+//! - [`endpoint_slice_mirroring`]: Endpoints that people wrote, as slices.
 //! - [`scheduler`]: which node runs a Pod.
 //! - [`node_ipam`]: each node's part of the Pod network.
 //! - [`node_lifecycle`]: nodes that fell silent, Pods whose node is gone.
@@ -15,6 +17,8 @@
 
 pub mod bootstrap;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
+pub mod endpoints;
 pub mod garbage;
 pub mod ingress_status;
 pub mod namespace;

@@ -54,6 +54,10 @@ macro_rules! kinds {
                 let $map = &mut $self.snapshot.ingresses;
                 $body
             }
+            "endpoints" => {
+                let $map = &mut $self.snapshot.endpoints;
+                $body
+            }
             "endpointslices" => {
                 let $map = &mut $self.snapshot.endpoint_slices;
                 $body

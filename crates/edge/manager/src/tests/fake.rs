@@ -56,6 +56,7 @@ impl State {
         let there = self.objects.contains_key(key);
         let group = match key.0.as_str() {
             "endpointslices" => ("discovery.k8s.io/v1", "EndpointSlice"),
+            "endpoints" => ("v1", "Endpoints"),
             "leases" => ("coordination.k8s.io/v1", "Lease"),
             "pods" => ("v1", "Pod"),
             "nodes" => ("v1", "Node"),

@@ -4,7 +4,10 @@ use crate::objects::{is_over, node_of, pod_is_ready, selector, selects};
 use ipnet::Ipv4Net;
 use k8s_openapi::{
     api::{
-        core::v1::{ObjectReference, Pod, Service, ServicePort},
+        core::{
+            self,
+            v1::{ObjectReference, Pod, Service, ServicePort},
+        },
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::util::intstr::IntOrString,
@@ -32,6 +35,28 @@ impl From<&EndpointPort> for Port {
             name: port.name.clone().unwrap_or_default(),
             protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
             port: port.port.unwrap_or_default(),
+            app_protocol: port.app_protocol.clone(),
+        }
+    }
+}
+
+impl From<&Port> for core::v1::EndpointPort {
+    fn from(port: &Port) -> Self {
+        Self {
+            name: Some(port.name.clone()).filter(|name| !name.is_empty()),
+            protocol: Some(port.protocol.clone()),
+            port: port.port,
+            app_protocol: port.app_protocol.clone(),
+        }
+    }
+}
+
+impl From<&core::v1::EndpointPort> for Port {
+    fn from(port: &core::v1::EndpointPort) -> Self {
+        Self {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            port: port.port,
             app_protocol: port.app_protocol.clone(),
         }
     }

@@ -8,7 +8,7 @@ use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Keys that differ, with the old and the new object.
-fn changed<'a, T: PartialEq>(
+pub(crate) fn changed<'a, T: PartialEq>(
     old: &'a Objects<T>,
     new: &'a Objects<T>,
 ) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {
@@ -19,14 +19,20 @@ fn changed<'a, T: PartialEq>(
     })
 }
 
-/// The Services to plan again: those that changed, whose Pods or slices changed, whose Pods' nodes changed zone.
-/// Costs as much as the difference, times the Services of the namespaces it is in.
-pub fn dirty(old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
-    let mut dirty: BTreeSet<ObjectKey> =
-        changed(&old.services, &new.services).map(|(key, ..)| key.clone()).collect();
+/// The Services to plan again, of those whose sources changed or whose slices did.
+pub fn dirty(sources: &BTreeSet<ObjectKey>, old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
+    let mut dirty = sources.clone();
     for (key, before, after) in changed(&old.endpoint_slices, &new.endpoint_slices) {
         dirty.extend([before, after].into_iter().flatten().filter_map(|slice| owner_of(key, slice)));
     }
+    dirty
+}
+
+/// The Services whose endpoints may differ: those that changed, whose Pods changed, whose Pods' nodes changed zone.
+/// Costs as much as the difference, times the Services of the namespaces it is in.
+pub fn sources(old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
+    let mut dirty: BTreeSet<ObjectKey> =
+        changed(&old.services, &new.services).map(|(key, ..)| key.clone()).collect();
     let mut pods: Vec<&Pod> = Vec::new();
     for (_, before, after) in changed(&old.pods, &new.pods) {
         pods.extend([before, after].into_iter().flatten().map(Arc::as_ref));

@@ -173,7 +173,7 @@ proptest! {
                     });
                 }
             }
-            let dirty = dirty(&before, &world.snapshot);
+            let dirty = dirty(&sources(&before, &world.snapshot), &before, &world.snapshot);
             prop_assert_eq!(plan_services(&world.snapshot, dirty.iter()), plan(&world.snapshot));
             settle(&mut world);
             for app in ["web", "db"] {

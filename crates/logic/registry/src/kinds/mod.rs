@@ -7,6 +7,7 @@ use serde_json::Value;
 
 mod config_map;
 mod endpoint_slice;
+mod endpoints;
 mod event;
 mod ingress;
 mod lease;
@@ -20,6 +21,7 @@ pub(crate) mod service;
 pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
     Ok(match r.plural {
         "configmaps" => &config_map::ConfigMaps,
+        "endpoints" => &endpoints::EndpointsStrategy,
         "endpointslices" => &endpoint_slice::EndpointSlices,
         "events" => &event::Events,
         "ingresses" => &ingress::Ingresses,

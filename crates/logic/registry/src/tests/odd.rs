@@ -42,6 +42,9 @@ fn samples() -> Vec<Value> {
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.42.0.5"], "hostname": "h", "nodeName": "n", "hints": {"forZones": [{"name": "z"}]}}],
             "ports": [{"name": "a", "port": 1, "protocol": "TCP", "appProtocol": "http"}]}),
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": meta, "subsets": [{
+            "addresses": [{"ip": "10.42.0.5", "hostname": "h", "nodeName": "n", "targetRef": {"kind": "Pod", "name": "p"}}],
+            "notReadyAddresses": [{"ip": "10.42.0.6"}], "ports": [{"name": "a", "port": 1, "protocol": "TCP", "appProtocol": "http"}]}]}),
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": meta,
             "spec": {"ingressClassName": "c", "tls": [{"hosts": ["a"], "secretName": "s"}],
                 "defaultBackend": {"service": {"name": "a", "port": {"name": "b"}}},

@@ -63,6 +63,11 @@ fn config_maps() {
 }
 
 #[test]
+fn endpoints() {
+    all_are_refused(include_str!("refusals/endpoints.txt"), &base("v1", "Endpoints"), "");
+}
+
+#[test]
 fn endpoint_slices() {
     let mut base = base("discovery.k8s.io/v1", "EndpointSlice");
     base["addressType"] = json!("IPv4");

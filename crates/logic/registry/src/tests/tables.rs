@@ -4,7 +4,8 @@ use crate::{IncludeObject, table};
 use minisvc_apimachinery::{
     Resource,
     resource::{
-        ENDPOINT_SLICES, EVENTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, RESOURCES, SECRETS, SERVICES,
+        ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, RESOURCES, SECRETS,
+        SERVICES,
     },
 };
 use serde_json::{Value, json};
@@ -87,6 +88,17 @@ fn rows_are_kubectls() {
             &ENDPOINT_SLICES,
             json!({"addressType": "IPv4", "ports": [{"port": 80}, {"name": "a"}, {}], "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}, {"addresses": ["10.0.0.3"]}, {"addresses": ["10.0.0.4"]}]}),
             "x|IPv4|80,a,*|10.0.0.1,10.0.0.2,10.0.0.3 + 1 more...|5m",
+        ),
+        (&ENDPOINTS, json!({}), "x|<none>|5m"),
+        (
+            &ENDPOINTS,
+            json!({"subsets": [{"notReadyAddresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}),
+            "x||5m",
+        ),
+        (
+            &ENDPOINTS,
+            json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}]}, {"addresses": [{"ip": "192.0.2.2"}, {"ip": "2001:db8::1"}], "ports": [{"port": 80}, {"port": 81}]}]}),
+            "x|192.0.2.1,192.0.2.2:80,[2001:db8::1]:80 + 2 more...|5m",
         ),
         (&ENDPOINT_SLICES, json!({"addressType": "IPv4"}), "x|IPv4|<unset>|<unset>|5m"),
         (
