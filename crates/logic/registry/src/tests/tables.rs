@@ -89,17 +89,6 @@ fn rows_are_kubectls() {
             json!({"addressType": "IPv4", "ports": [{"port": 80}, {"name": "a"}, {}], "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}, {"addresses": ["10.0.0.3"]}, {"addresses": ["10.0.0.4"]}]}),
             "x|IPv4|80,a,*|10.0.0.1,10.0.0.2,10.0.0.3 + 1 more...|5m",
         ),
-        (&ENDPOINTS, json!({}), "x|<none>|5m"),
-        (
-            &ENDPOINTS,
-            json!({"subsets": [{"notReadyAddresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}),
-            "x||5m",
-        ),
-        (
-            &ENDPOINTS,
-            json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}]}, {"addresses": [{"ip": "192.0.2.2"}, {"ip": "2001:db8::1"}], "ports": [{"port": 80}, {"port": 81}]}]}),
-            "x|192.0.2.1,192.0.2.2:80,[2001:db8::1]:80 + 2 more...|5m",
-        ),
         (&ENDPOINT_SLICES, json!({"addressType": "IPv4"}), "x|IPv4|<unset>|<unset>|5m"),
         (
             &INGRESSES,
@@ -115,6 +104,26 @@ fn rows_are_kubectls() {
         (&LEASES, json!({"spec": {"holderIdentity": "n"}}), "x|n|5m"),
         (&SECRETS, json!({"type": "Opaque", "data": {"a": "", "b": ""}}), "x|Opaque|2|5m"),
         (&NAMESPACES, json!({"status": {"phase": "Active"}}), "x|Active|5m"),
+    ];
+    for (r, object, expected) in table {
+        assert_eq!(row(r, object).join("|"), expected, "{}", r.kind);
+    }
+}
+
+#[test]
+fn rows_of_network_kinds_are_kubectls() {
+    let table = [
+        (&ENDPOINTS, json!({}), "x|<none>|5m"),
+        (
+            &ENDPOINTS,
+            json!({"subsets": [{"notReadyAddresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}),
+            "x||5m",
+        ),
+        (
+            &ENDPOINTS,
+            json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}]}, {"addresses": [{"ip": "192.0.2.2"}, {"ip": "2001:db8::1"}], "ports": [{"port": 80}, {"port": 81}]}]}),
+            "x|192.0.2.1,192.0.2.2:80,[2001:db8::1]:80 + 2 more...|5m",
+        ),
     ];
     for (r, object, expected) in table {
         assert_eq!(row(r, object).join("|"), expected, "{}", r.kind);
