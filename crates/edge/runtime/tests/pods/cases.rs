@@ -99,6 +99,18 @@ pub fn log(runtime_dir: &Path) -> String {
     fs::read_to_string(runtime_dir).unwrap_or_default()
 }
 
+async fn wait_for_log(uid: &str, line: &str) {
+    let path = log_of(uid, 0);
+    let said = async {
+        while !log(&path).contains(line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, said)
+        .await
+        .unwrap_or_else(|_| panic!("{line:?} is not in {}", path.display()));
+}
+
 pub fn log_of(uid: &str, run: u32) -> PathBuf {
     format!("/run/minisvc/logs/default_web-0_{uid}/main/{run}.log").into()
 }
@@ -232,10 +244,11 @@ fn start_errors() {
 pub fn starter(uid: &str) {
     run(async {
         let runtime = runtime();
-        let containers = shell("trap 'echo bye; exit 5' TERM; while :; do sleep 0.02; done");
+        let containers = shell("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.02; done");
         let bundle =
             PodBundle { netns: format!("/run/netns/{uid}").into(), ..pod_without_netns(uid, containers) };
         let pod = runtime.start_pod(bundle).await.unwrap();
+        wait_for_log(uid, "ready").await;
         println!("{}", pod.containers[0].process.unwrap().pid);
         std::future::pending::<()>().await;
     });
@@ -290,9 +303,11 @@ fn stop() {
     run(async {
         let runtime = runtime();
         let deaf = container("deaf", "host", &["sh", "-c", "trap '' TERM; sleep 1000 & sleep 1000 & wait"]);
-        let kind =
-            container("kind", "host", &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.02; done"]);
+        let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done";
+        let kind = container("main", "host", &["sh", "-c", script]);
         runtime.start_pod(pod("u4", RestartPolicy::Always, vec![deaf, kind])).await.unwrap();
+        // Until it has said how it ends, a first process of its namespace ignores the signal.
+        wait_for_log("u4", "ready").await;
         let begin = Instant::now();
         runtime.stop("u4", Duration::from_millis(300)).await.unwrap();
         assert!(begin.elapsed() >= Duration::from_millis(300) && begin.elapsed() < WAIT / 2);

@@ -107,12 +107,31 @@ fn echo_pod(uid: &str) -> minisvc_runtime::PodBundle {
 
 const REQUEST: &[u8] = b"GET /hostname HTTP/1.0\r\n\r\n";
 
+/// Starts the Pod and waits until its server answers: a container that runs may not listen yet.
+async fn start_echo(runtime: &Runtime, uid: &str, address: SocketAddr) {
+    runtime.start_pod(echo_pod(uid)).await.unwrap();
+    let begin = std::time::Instant::now();
+    loop {
+        let path = "/portForward/default/web-0?ports=7000";
+        let mut socket = connect(address, path, "v4.channel.k8s.io").await.unwrap();
+        socket.send(Message::binary([b"\0", REQUEST].concat())).await.unwrap();
+        let mut answered = false;
+        while let Some(message) = next(&mut socket).await {
+            answered |= message[0] == 0 && message.len() > 3;
+        }
+        if answered {
+            return;
+        }
+        assert!(begin.elapsed() < WAIT, "the Pod does not listen");
+    }
+}
+
 pub fn channels() {
     own_loopback();
     run(async {
         let runtime = runtime();
-        runtime.start_pod(echo_pod("u11")).await.unwrap();
         let address = serve(&runtime).await;
+        start_echo(&runtime, "u11", address).await;
         let path = "/portForward/default/web-0";
         for (query, part) in [("", "\"ports\" is required"), ("?ports=x", "\"x\"")] {
             let refused = connect(address, &format!("{path}{query}"), "v4.channel.k8s.io").await;
@@ -197,8 +216,8 @@ pub fn spdy() {
     own_loopback();
     run(async {
         let runtime = runtime();
-        runtime.start_pod(echo_pod("u12")).await.unwrap();
         let address = serve(&runtime).await;
+        start_echo(&runtime, "u12", address).await;
         let path = "/portForward/default/web-0";
         let protocol = "SPDY/3.1+portforward.k8s.io";
         let mut socket = connect(address, path, protocol).await.unwrap();
