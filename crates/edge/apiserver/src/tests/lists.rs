@@ -142,7 +142,7 @@ async fn what_is_served_can_be_discovered() {
         .accept("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json");
     let core = aggregated.get("/api").await.expect(200);
     assert_eq!(core["kind"], "APIGroupDiscoveryList");
-    assert_eq!(core["items"][0]["versions"][0]["resources"].as_array().unwrap().len(), 7);
+    assert_eq!(core["items"][0]["versions"][0]["resources"].as_array().unwrap().len(), 8);
     assert_eq!(aggregated.get("/apis").await.expect(200)["items"].as_array().unwrap().len(), 3);
     let metrics = admin.get("/metrics").await;
     assert!(metrics.text.contains("apiserver_request_total{verb=\"get\""), "{}", metrics.text);
