@@ -2,7 +2,7 @@
 
 use crate::{kinds, merge, operations};
 use anyhow::Context;
-use minisvc_apimachinery::{Resource, resource::RESOURCES};
+use minisvc_apimachinery::{Resource, resource};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// A served kind has no type, or the table of list semantics names a field that no schema has.
 pub fn all() -> anyhow::Result<Vec<(String, String)>> {
     let mut groups: BTreeMap<(&str, &str), Vec<&Resource>> = BTreeMap::new();
-    for resource in RESOURCES {
+    for resource in resource::served() {
         groups.entry((resource.group, resource.version)).or_default().push(resource);
     }
     let mut unused = merge::fields();
@@ -66,6 +66,9 @@ fn finish_kind(schemas: &mut Map<String, Value>, resource: &Resource, name: &str
         if required.is_empty() {
             schema.remove("required");
         }
+    }
+    if !resource.verbs.contains(&"list") {
+        return Ok(());
     }
     let mut list = kinds::list_of(name, resource.kind);
     let list_kind = format!("{}List", resource.kind);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use k8s_openapi::{
-    api::{coordination, core, discovery, networking},
+    api::{authentication, authorization, coordination, core, discovery, networking},
     apimachinery::pkg::apis::meta::v1 as meta,
     schemars::{SchemaGenerator, generate::SchemaSettings},
 };
@@ -48,6 +48,24 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
         }
         ("", "v1", "Secret") => generator.subschema_for::<core::v1::Secret>(),
         ("", "v1", "Service") => generator.subschema_for::<core::v1::Service>(),
+        ("authentication.k8s.io", "v1", kind) => match kind {
+            "SelfSubjectReview" => generator.subschema_for::<authentication::v1::SelfSubjectReview>(),
+            "TokenReview" => generator.subschema_for::<authentication::v1::TokenReview>(),
+            kind => bail!("no type for the served kind {kind}"),
+        },
+        ("authorization.k8s.io", "v1", kind) => match kind {
+            "LocalSubjectAccessReview" => {
+                generator.subschema_for::<authorization::v1::LocalSubjectAccessReview>()
+            }
+            "SelfSubjectAccessReview" => {
+                generator.subschema_for::<authorization::v1::SelfSubjectAccessReview>()
+            }
+            "SelfSubjectRulesReview" => {
+                generator.subschema_for::<authorization::v1::SelfSubjectRulesReview>()
+            }
+            "SubjectAccessReview" => generator.subschema_for::<authorization::v1::SubjectAccessReview>(),
+            kind => bail!("no type for the served kind {kind}"),
+        },
         ("coordination.k8s.io", "v1", "Lease") => generator.subschema_for::<coordination::v1::Lease>(),
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
             generator.subschema_for::<discovery::v1::EndpointSlice>()

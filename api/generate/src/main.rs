@@ -1,6 +1,6 @@
 //! Writes api/openapi: one OpenAPI v3 document for each group and version that minisvc serves.
 //!
-//! In: [`minisvc_apimachinery::resource::RESOURCES`], the schemas of k8s-openapi's types, and the table of list
+//! In: [`minisvc_apimachinery::resource::served`], the schemas of k8s-openapi's types, and the table of list
 //! and map semantics in [`merge`]. Out: `api/openapi/api__v1.json`, `apis__GROUP__VERSION.json`, which are
 //! committed, embedded by apimachinery and served as `/openapi/v3`.
 //!

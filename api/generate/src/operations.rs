@@ -247,6 +247,11 @@ pub fn add(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
         }
         paths.insert(path, item);
     };
+    if !resource.verbs.contains(&"list") {
+        let create = writer.collection()["post"].take();
+        put(resource.path(namespace, None), json!({"post": create}));
+        return;
+    }
     put(resource.path(namespace, None), writer.collection());
     put(resource.path(namespace, Some("{name}")), writer.object());
     for name in resource.subresources {

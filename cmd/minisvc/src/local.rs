@@ -1,15 +1,18 @@
 //! Commands that need no API: the join token, the kubeconfig, the version, shell completion.
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use clap::{Args, CommandFactory, Subcommand, ValueEnum};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Commands that need no API.
 #[derive(Debug, Subcommand)]
 pub enum LocalCommand {
     /// Print the token that `minisvc server --join` takes (on the first server).
     Token(TokenArgs),
-    /// Print the administrator's kubeconfig (on the first server).
+    /// Print the administrator's kubeconfig, or that of another role (on the first server).
     Kubeconfig(KubeconfigArgs),
     /// Print the version.
     Version,
@@ -34,6 +37,29 @@ pub struct KubeconfigArgs {
     /// The server's --write-kubeconfig.
     #[arg(long, env = "MINISVC_WRITE_KUBECONFIG", default_value = "/etc/minisvc/kubeconfig")]
     file: PathBuf,
+    /// What its user may do.
+    #[arg(long, default_value = "admin")]
+    role: Role,
+}
+
+/// The built-in roles that people have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Reads everything but Secrets.
+    View,
+}
+
+impl Role {
+    /// The file of this role's kubeconfig, next to the administrator's.
+    pub fn kubeconfig(self, admin: &Path) -> PathBuf {
+        let mut path = admin.as_os_str().to_owned();
+        if self == Self::View {
+            path.push(".view");
+        }
+        path.into()
+    }
 }
 
 /// Runs one of these commands; `C` is the whole program's command line.
@@ -48,7 +74,7 @@ pub fn run<C: CommandFactory>(command: LocalCommand) -> anyhow::Result<ExitCode>
     };
     match command {
         LocalCommand::Token(args) => print!("{}", read(args.data_dir.join("token"))?),
-        LocalCommand::Kubeconfig(args) => print!("{}", read(args.file)?),
+        LocalCommand::Kubeconfig(args) => print!("{}", read(args.role.kubeconfig(&args.file))?),
         LocalCommand::Version => println!("minisvc {} (Kubernetes API v1.33)", env!("CARGO_PKG_VERSION")),
         LocalCommand::Completion { shell } => {
             clap_complete::generate(shell, &mut C::command(), "minisvc", &mut std::io::stdout());

@@ -4,6 +4,7 @@ use super::{
     checks, cluster, node,
     options::{Part, ServerArgs},
 };
+use crate::local::Role;
 use anyhow::{Context, bail};
 use minisvc_apiserver::{ApiServer, Pki, PkiOptions};
 use minisvc_client::{ApiClient, Credentials};
@@ -143,5 +144,7 @@ fn write_kubeconfig(args: &ServerArgs, pki: &Pki, api_url: &str) -> anyhow::Resu
     if let Some(dir) = path.parent() {
         super::make_private_dir(dir).context("--write-kubeconfig")?;
     }
-    super::write_private(path, &pki.admin_kubeconfig(api_url)).context("--write-kubeconfig")
+    super::write_private(path, &pki.admin_kubeconfig(api_url)).context("--write-kubeconfig")?;
+    let path = Role::View.kubeconfig(path);
+    super::write_private(&path, &pki.view_kubeconfig(api_url)).context("--write-kubeconfig")
 }

@@ -97,7 +97,7 @@ pub struct ServerArgs {
     /// An image for Pods: a directory and what runs in it.
     #[arg(long, env = "MINISVC_IMAGE", value_parser = parse_image, value_name = "NAME=DIR[:ENTRYPOINT]")]
     pub image: Vec<(String, MappedImage)>,
-    /// Where to write the administrator's kubeconfig (first server).
+    /// Where to write the administrator's kubeconfig, and beside it, as FILE.view, the one that only reads (first server).
     #[arg(
         long,
         env = "MINISVC_WRITE_KUBECONFIG",

@@ -1,23 +1,18 @@
-//! Who asks, and whether they may.
+//! Who asks, and whether they may: by the rules of `rules`.
 //!
 //! Invariant: what a node may write is checked again in the store's writer against the stored object
 //! ([`Guard`]), because the path alone does not say which node a Pod is on.
 
+mod rules;
+
+pub(crate) use rules::{Attributes, Limit, roles};
+
 use crate::path::Target;
 use http::{HeaderMap, header::AUTHORIZATION};
-use minisvc_apimachinery::{
-    ObjectKey, Resource, Status, join,
-    resource::{
-        CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SECRETS, SERVICES,
-    },
-    storage::Read,
-};
+use minisvc_apimachinery::{ObjectKey, Status, join, storage::Read};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-
-/// Namespace of the nodes' Leases.
-const NODE_LEASES: &str = "kube-node-lease";
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +23,15 @@ pub(crate) struct User {
 
 impl User {
     fn new(name: &str, group: &str) -> Self {
-        Self { name: name.to_owned(), groups: vec![group.to_owned()] }
+        Self::authenticated(name.to_owned(), vec![group.to_owned()])
+    }
+
+    /// Whoever has proved who they are is in one more group.
+    fn authenticated(name: String, mut groups: Vec<String>) -> Self {
+        if !groups.iter().any(|group| group == join::AUTHENTICATED) {
+            groups.push(join::AUTHENTICATED.to_owned());
+        }
+        Self { name, groups }
     }
 
     /// The common name and organisations of a certificate that TLS has verified.
@@ -37,15 +40,15 @@ impl User {
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-        Some(Self { name, groups })
+        Some(Self::authenticated(name, groups))
     }
 
-    fn is_in(&self, group: &str) -> bool {
+    pub(crate) fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
 
     /// The node's name, if this is a node.
-    fn node(&self) -> Option<&str> {
+    pub(crate) fn node(&self) -> Option<&str> {
         self.name.strip_prefix("system:node:").filter(|name| !name.is_empty() && self.is_in(join::NODES))
     }
 }
@@ -72,13 +75,18 @@ impl Tokens {
             .to_str()
             .ok()
             .and_then(|text| text.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| <[u8; 32]>::from(Sha256::digest(token.trim())));
-        match token {
-            Some(token) if token == self.admin => Ok(Some(User::new(join::ADMIN, join::MASTERS))),
-            Some(token) if token == self.join => Ok(Some(User::new("system:bootstrap", join::BOOTSTRAPPERS))),
-            _ => Err(Status::unauthorized()),
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let user = token.and_then(|(_, token)| self.bearer(token.trim()));
+        user.map(Some).ok_or_else(Status::unauthorized)
+    }
+
+    /// Who a token is of.
+    pub(crate) fn bearer(&self, token: &str) -> Option<User> {
+        let token: [u8; 32] = Sha256::digest(token).into();
+        if token == self.admin {
+            return Some(User::new(join::ADMIN, join::MASTERS));
         }
+        (token == self.join).then(|| User::new("system:bootstrap", join::BOOTSTRAPPERS))
     }
 }
 
@@ -105,16 +113,21 @@ pub(crate) struct Asked<'a> {
 /// # Errors
 /// 403 in Kubernetes' words.
 pub(crate) fn authorize(asked: &Asked<'_>) -> Result<Guard, Status> {
-    if asked.user.is_in(join::MASTERS) {
-        return Ok(Guard::None);
-    }
-    asked.user.node().and_then(|node| authorize_node(node, asked)).ok_or_else(|| asked.forbidden(""))
+    let Target { resource, namespace, name, subresource } = asked.target;
+    let attributes = Attributes {
+        verb: asked.verb,
+        group: resource.group,
+        resource: resource.plural,
+        subresource,
+        namespace,
+        name,
+    };
+    decide(asked.user, &attributes).ok_or_else(|| asked.forbidden(""))
 }
 
 /// Decides on a request for anything else: discovery, schemas, metrics.
 pub(crate) fn authorize_path(user: &User, verb: &str, path: &str) -> Result<(), Status> {
-    let reads = verb == "get" && path != "/metrics";
-    if user.is_in(join::MASTERS) || (user.node().is_some() && reads) {
+    if roles(user).any(|role| role.allows_path(verb, path)) {
         return Ok(());
     }
     let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
@@ -129,46 +142,23 @@ pub(crate) fn authorize_join(user: &User) -> Result<(), Status> {
     authorize_path(user, "post", join::JOIN_PATH)
 }
 
-fn authorize_node(node: &str, asked: &Asked<'_>) -> Option<Guard> {
-    let Target { resource, namespace, name, subresource } = asked.target;
-    let is = |wanted: &Resource| *resource == wanted;
-    let reads = matches!(asked.verb, "get" | "list" | "watch");
-    let writes = matches!(asked.verb, "update" | "patch");
-    let no_subresource = subresource.is_empty();
-    if reads && no_subresource {
-        let readable = [
-            &NODES,
-            &PODS,
-            &SERVICES,
-            &ENDPOINT_SLICES,
-            &INGRESSES,
-            &NAMESPACES,
-            &SECRETS,
-            &CONFIG_MAPS,
-            &LEASES,
-        ];
-        return readable.into_iter().any(is).then_some(Guard::None);
+/// What must hold of the object for the user to do this; None: it may not.
+pub(crate) fn decide(user: &User, asked: &Attributes<'_>) -> Option<Guard> {
+    let mut found = None;
+    for rule in roles(user).flat_map(|role| &role.rules) {
+        match rule.allows(user, asked) {
+            Some(Guard::None) => return Some(Guard::None),
+            guard => found = found.or(guard),
+        }
     }
-    if is(&NODES) && (no_subresource || subresource == "status") {
-        return match asked.verb {
-            "create" if no_subresource => Some(Guard::Named(node.to_owned())),
-            "update" | "patch" | "get" => (name == node).then_some(Guard::None),
-            _ => None,
-        };
-    }
-    if is(&PODS) {
-        let status = subresource == "status" && (writes || reads);
-        let delete = no_subresource && asked.verb == "delete";
-        return (status || delete).then(|| Guard::BoundTo(node.to_owned()));
-    }
-    if is(&LEASES) && namespace == NODE_LEASES && no_subresource {
-        return match asked.verb {
-            "create" => Some(Guard::Named(node.to_owned())),
-            "update" | "patch" => (name == node).then_some(Guard::None),
-            _ => None,
-        };
-    }
-    (is(&EVENTS) && no_subresource && (writes || asked.verb == "create")).then_some(Guard::None)
+    found
+}
+
+/// Whether the stored Pod is bound to this node; None: there is no such Pod.
+pub(crate) fn is_bound_to(view: &dyn Read, storage_key: &str, node: &str) -> Option<bool> {
+    let stored = view.get(storage_key)?;
+    let pod: Option<Value> = serde_json::from_slice(&stored.value).ok();
+    Some(pod?.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node))
 }
 
 impl Asked<'_> {
@@ -204,9 +194,7 @@ impl Asked<'_> {
             Guard::BoundTo(node) => {
                 let key = ObjectKey::new(&*self.target.namespace, &*self.target.name);
                 // What is not there is answered by the registry, as for everybody.
-                let Some(stored) = view.get(&self.target.resource.storage_key(&key)) else { return Ok(()) };
-                let pod: Value = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
-                if pod.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node) {
+                if is_bound_to(view, &self.target.resource.storage_key(&key), node).unwrap_or(true) {
                     return Ok(());
                 }
                 Err(self.forbidden(&format!(": node {node:?} can only write pods that are bound to it")))
@@ -221,7 +209,7 @@ mod tests {
     use crate::path::{Route, parse};
 
     fn decide(user: &User, verb: &'static str, path: &str) -> Result<Guard, String> {
-        let Ok(Route::Resource(target)) = parse(path) else { panic!("{path}") };
+        let Ok(Route::Resource(target)) = parse(path) else { return Err(format!("no path {path}")) };
         authorize(&Asked { user, verb, target: &target }).map_err(|status| status.message)
     }
 
@@ -279,5 +267,66 @@ mod tests {
         );
         // A name alone makes no node: the organisation is what the CA vouches for.
         assert!(decide(&User::new("system:node:n1", "developers"), "list", "/api/v1/pods").is_err());
+    }
+
+    #[test]
+    fn viewers_read_all_but_secrets_and_open_nothing() {
+        let viewer = User::new(join::VIEWER, join::VIEWERS);
+        for path in ["/api/v1/namespaces/a/pods", "/api/v1/nodes", "/api/v1/namespaces/a/configmaps"] {
+            for verb in ["list", "watch"] {
+                assert_eq!(decide(&viewer, verb, path), Ok(Guard::None), "{verb} {path}");
+            }
+            for verb in ["create", "deletecollection"] {
+                assert!(decide(&viewer, verb, path).is_err(), "{verb} {path}");
+            }
+        }
+        let pod = "/api/v1/namespaces/a/pods/x";
+        for (verb, subresource, may) in [
+            ("get", "", true),
+            ("get", "/status", true),
+            ("get", "/log", true),
+            ("get", "/exec", false),
+            ("create", "/exec", false),
+            ("get", "/attach", false),
+            ("get", "/portforward", false),
+            ("create", "/binding", false),
+            ("create", "/eviction", false),
+            ("patch", "/status", false),
+            ("update", "", false),
+            ("patch", "", false),
+            ("delete", "", false),
+        ] {
+            assert_eq!(
+                decide(&viewer, verb, &format!("{pod}{subresource}")).is_ok(),
+                may,
+                "{verb} {subresource}"
+            );
+        }
+        let secrets = decide(&viewer, "list", "/api/v1/namespaces/a/secrets");
+        assert_eq!(
+            secrets,
+            Err(r#"secrets is forbidden: User "minisvc:viewer" cannot list resource "secrets" in API group "" in the namespace "a""#
+                .to_owned())
+        );
+        assert!(decide(&viewer, "create", "/api/v1/namespaces/a/serviceaccounts/x/token").is_err());
+        assert!(authorize_path(&viewer, "get", "/metrics").is_err());
+    }
+
+    #[test]
+    fn whoever_has_proved_who_they_are_discovers_and_asks_about_themselves() {
+        let account = User::new("system:serviceaccount:a:default", "system:serviceaccounts");
+        for path in ["/api", "/apis/apps/v1", "/openapi/v3", "/version"] {
+            assert_eq!(authorize_path(&account, "get", path), Ok(()));
+            assert!(authorize_path(&account, "post", path).is_err());
+        }
+        let refused = authorize_path(&account, "get", "/metrics").unwrap_err().message;
+        let words = r#"forbidden: User "system:serviceaccount:a:default" cannot get path "/metrics""#;
+        assert_eq!(refused, words);
+        let own = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        assert_eq!(decide(&account, "create", own), Ok(Guard::None));
+        for path in ["/apis/authorization.k8s.io/v1/subjectaccessreviews", "/api/v1/namespaces/a/pods"] {
+            assert!(decide(&account, "create", path).is_err(), "{path}");
+        }
+        assert!(decide(&account, "list", "/api/v1/namespaces/a/pods").is_err());
     }
 }

@@ -3,11 +3,7 @@
 use crate::respond;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use minisvc_apimachinery::{
-    Resource, Status,
-    resource::{RESOURCES, VERBS},
-    schema,
-};
+use minisvc_apimachinery::{Resource, Status, resource::served, schema};
 use serde_json::{Value, json};
 
 /// What `/version` says; the wire API is Kubernetes 1.33's.
@@ -54,13 +50,13 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, Vec<&'static str>, &'
 }
 
 fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<_> = RESOURCES.iter().map(|r| r.group).filter(|group| !group.is_empty()).collect();
+    let mut groups: Vec<_> = served().map(|r| r.group).filter(|group| !group.is_empty()).collect();
     groups.dedup();
     groups
 }
 
 fn versions(group: &str) -> Vec<&'static str> {
-    let mut versions: Vec<_> = RESOURCES.iter().filter(|r| r.group == group).map(|r| r.version).collect();
+    let mut versions: Vec<_> = served().filter(|r| r.group == group).map(|r| r.version).collect();
     versions.dedup();
     versions
 }
@@ -108,14 +104,14 @@ pub(crate) fn group(name: &str) -> Response {
 pub(crate) fn resources(group: &str, version: &str) -> Response {
     let mut list = Vec::new();
     let mut name = "v1".to_owned();
-    for resource in RESOURCES.iter().filter(|r| r.group == group && r.version == version) {
+    for resource in served().filter(|r| r.group == group && r.version == version) {
         name = resource.api_version();
         let mut value = json!({
             "name": resource.plural,
             "singularName": resource.singular,
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": VERBS,
+            "verbs": resource.verbs,
         });
         for (field, words) in [("shortNames", resource.short_names), ("categories", resource.categories)] {
             if !words.is_empty() {
@@ -162,7 +158,7 @@ fn aggregated(version: &'static str, groups: &[&str]) -> Response {
             "responseKind": kind(r, r.kind),
             "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": r.singular,
-            "verbs": VERBS,
+            "verbs": r.verbs,
             "shortNames": r.short_names,
             "categories": r.categories,
             "subresources": subresources,
@@ -174,8 +170,8 @@ fn aggregated(version: &'static str, groups: &[&str]) -> Response {
             let versions: Vec<Value> = versions(group)
                 .into_iter()
                 .map(|version| {
-                    let rows = RESOURCES.iter().filter(|r| r.group == *group && r.version == version);
-                    let resources: Vec<Value> = rows.map(|r| resource(r)).collect();
+                    let rows = served().filter(|r| r.group == *group && r.version == version);
+                    let resources: Vec<Value> = rows.map(resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();

@@ -5,7 +5,7 @@ use crate::{
     auth::{self, Asked, User},
     body, discovery, join,
     path::{self, Parameters, Route, Target},
-    proxy, read, respond, watch,
+    proxy, read, respond, review, watch,
     write::Write,
 };
 use axum::{
@@ -13,7 +13,7 @@ use axum::{
     response::Response,
 };
 use http::{Method, StatusCode};
-use minisvc_apimachinery::Status;
+use minisvc_apimachinery::{Status, resource::REVIEWS};
 use std::{sync::Arc, time::Instant};
 
 /// Who is at the other end of a connection, as far as TLS knows.
@@ -137,7 +137,7 @@ fn health(api: &ApiServer, path: &str, parameters: &Parameters) -> Response {
 fn is_served(target: &Target, verb: &str) -> bool {
     let listed = target.resource.subresources.contains(&target.subresource.as_str());
     match target.subresource.as_str() {
-        "" => verb != "create" || target.name.is_empty(),
+        "" => target.resource.verbs.contains(&verb) && (verb != "create" || target.name.is_empty()),
         "log" => target.resource.kind == "Pod" && verb == "get",
         "attach" | "exec" | "portforward" => {
             target.resource.kind == "Pod" && matches!(verb, "get" | "create")
@@ -200,6 +200,9 @@ async fn objects(
     }
     let (parts, body) = request.into_parts();
     let body = body::read(body).await?;
+    if REVIEWS.contains(&target.resource) {
+        return review::answer(api, user, target, &parts.headers, &parameters, &body);
+    }
     let write = Write {
         store: &api.store,
         cluster: &api.cluster,

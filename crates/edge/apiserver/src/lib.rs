@@ -6,7 +6,8 @@
 //! - `serve`: sockets, TLS, HTTP. `handler`: from a request to the part that answers it.
 //! - `path`, `accept`, `body`: reading requests. `auth`: who asks and whether they may.
 //! - `read`, `watch`, `write`, `patch`: the verbs. `select`: selectors. `respond`: bodies of answers.
-//! - `discovery`: versions, resources, OpenAPI. `proxy`: logs, exec, port-forward, proxied requests. `join`, [`pki`]: certificates.
+//! - `review`: who asks and what they may, as a question. `discovery`: versions, resources, OpenAPI.
+//! - `proxy`: logs, exec, port-forward, proxied requests. `join`, [`pki`]: certificates.
 //!
 //! Invariants: reads are answered from one immutable version of the store and never wait for a write; every write
 //! is decided inside the store's writer; every body, queue, list page and connection is bounded.
@@ -30,6 +31,7 @@ pub mod pki;
 mod proxy;
 mod read;
 mod respond;
+mod review;
 mod select;
 mod serve;
 mod system;

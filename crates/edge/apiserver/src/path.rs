@@ -6,7 +6,7 @@ use axum::extract::Query;
 use http::{Method, Uri};
 use minisvc_apimachinery::{
     Resource, Status, join,
-    resource::{NAMESPACES, RESOURCES, by_path},
+    resource::{NAMESPACES, by_path, served},
 };
 
 /// A path of the API.
@@ -70,10 +70,9 @@ pub(crate) fn parse(path: &str) -> Result<Route, Status> {
         ["api"] => Some(Route::Core),
         ["api", version, rest @ ..] => versioned("", version, rest),
         ["apis"] => Some(Route::Groups),
-        ["apis", group] => RESOURCES
-            .iter()
-            .any(|r| r.group == *group && !group.is_empty())
-            .then(|| Route::Group((*group).into())),
+        ["apis", group] => {
+            served().any(|r| r.group == *group && !group.is_empty()).then(|| Route::Group((*group).into()))
+        }
         ["apis", group, version, rest @ ..] if !group.is_empty() => versioned(group, version, rest),
         ["openapi", "v3"] => Some(Route::OpenApiIndex),
         ["openapi", "v3", rest @ ..] => Some(Route::OpenApi(rest.join("/"))),
@@ -112,7 +111,7 @@ fn versioned(group: &str, version: &str, rest: &[&str]) -> Option<Route> {
     };
     match rest {
         [] => {
-            let resource = RESOURCES.iter().find(|r| r.group == group && r.version == version)?;
+            let resource = served().find(|r| r.group == group && r.version == version)?;
             Some(Route::GroupVersion(resource.group, resource.version))
         }
         // The subresources of a Namespace look like kinds in it.

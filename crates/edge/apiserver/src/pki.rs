@@ -145,6 +145,8 @@ pub struct Pki {
     pub server: Identity,
     /// The administrator, see [`join::ADMIN`].
     pub admin: Identity,
+    /// Who may only read, see [`join::VIEWER`].
+    pub viewer: Identity,
     /// The controllers, see [`join::CONTROLLER_MANAGER`].
     pub controllers: Identity,
     /// The API server as client of the nodes' servers, see [`join::API_SERVER_CLIENT`].
@@ -190,6 +192,7 @@ impl Pki {
         Ok(Self {
             server: leaf("server", &Leaf::server(options)?)?,
             admin: leaf("admin", &client(join::ADMIN))?,
+            viewer: leaf("viewer", &Leaf::client(join::VIEWER, join::VIEWERS))?,
             controllers: leaf("controllers", &client(join::CONTROLLER_MANAGER))?,
             api_client: leaf("apiserver-client", &client(join::API_SERVER_CLIENT))?,
             node: leaf("node", &Leaf::node(&options.node_name, options.node_address)?)?,
@@ -237,6 +240,11 @@ impl Pki {
     /// The administrator's kubeconfig for the API at this URL.
     pub fn admin_kubeconfig(&self, server: &str) -> String {
         kubeconfig::text(server, self.ca_certificate(), &self.admin, "admin")
+    }
+
+    /// The kubeconfig of who may read everything but Secrets.
+    pub fn view_kubeconfig(&self, server: &str) -> String {
+        kubeconfig::text(server, self.ca_certificate(), &self.viewer, "view")
     }
 }
 

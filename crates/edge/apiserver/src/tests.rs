@@ -7,5 +7,6 @@ mod join;
 mod kubectl;
 mod lists;
 mod proxy;
+mod reviews;
 mod watches;
 mod writes;

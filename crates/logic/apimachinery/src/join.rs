@@ -11,6 +11,10 @@ pub const JOIN_PATH: &str = "/minisvc/v1/join";
 
 /// Group of all who may do everything (certificate organisation).
 pub const MASTERS: &str = "system:masters";
+/// Group of all who have proved who they are.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// Group of all who may read everything but Secrets (certificate organisation).
+pub const VIEWERS: &str = "minisvc:viewers";
 /// Group of the nodes (certificate organisation).
 pub const NODES: &str = "system:nodes";
 /// Group of who shows the join secret.
@@ -21,6 +25,9 @@ pub const API_SERVER_CLIENT: &str = "kube-apiserver-kubelet-client";
 pub const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 /// User name of the administrator's kubeconfig.
 pub const ADMIN: &str = "system:admin";
+
+/// User name of the kubeconfig of who may only read.
+pub const VIEWER: &str = "minisvc:viewer";
 
 /// User name of a node's certificate.
 pub fn node_user(node_name: &str) -> String {

@@ -3,7 +3,8 @@
 //! In: a group, version and plural from a URL, or a kind from a manifest. Out: the [`Resource`] row, from
 //! which paths, storage keys and discovery documents follow.
 //!
-//! Invariant: a kind is served if and only if it has a row here.
+//! Invariant: a kind is served if and only if it has a row here; [`RESOURCES`] are the kinds that are stored,
+//! [`REVIEWS`] those that are only answered.
 
 use std::fmt;
 
@@ -59,9 +60,11 @@ pub struct Resource {
     pub namespaced: bool,
     /// Subresources that take get, update and patch, such as `status`.
     pub subresources: &'static [&'static str],
+    /// What can be done with objects of this kind, as discovery names it.
+    pub verbs: &'static [&'static str],
 }
 
-/// Verbs of every kind in the table, as discovery names them.
+/// Verbs of every kind that is stored, as discovery names them.
 pub const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
@@ -144,6 +147,7 @@ const fn core(
         categories: &[],
         namespaced,
         subresources: &[],
+        verbs: VERBS,
     }
 }
 
@@ -190,7 +194,7 @@ pub static INGRESSES: Resource = Resource {
 pub static LEASES: Resource =
     Resource { group: "coordination.k8s.io", ..core("Lease", "leases", "lease", &[], true) };
 
-/// Every kind that is served, core group first.
+/// Every kind that is stored, core group first.
 pub static RESOURCES: &[&Resource] = &[
     &CONFIG_MAPS,
     &ENDPOINTS,
@@ -205,15 +209,64 @@ pub static RESOURCES: &[&Resource] = &[
     &INGRESSES,
 ];
 
+const fn review(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    namespaced: bool,
+) -> Resource {
+    Resource { group, verbs: &["create"], ..core(kind, plural, singular, &[], namespaced) }
+}
+
+/// Questions that are answered and not stored: create is their only verb.
+pub static REVIEWS: &[&Resource] = &[
+    &review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", false),
+    &review("authentication.k8s.io", "TokenReview", "tokenreviews", "tokenreview", false),
+    &review(
+        "authorization.k8s.io",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        "localsubjectaccessreview",
+        true,
+    ),
+    &review(
+        "authorization.k8s.io",
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        "selfsubjectaccessreview",
+        false,
+    ),
+    &review(
+        "authorization.k8s.io",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        "selfsubjectrulesreview",
+        false,
+    ),
+    &review(
+        "authorization.k8s.io",
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        "subjectaccessreview",
+        false,
+    ),
+];
+
+/// Every kind that is served, stored or not.
+pub fn served() -> impl Iterator<Item = &'static Resource> {
+    RESOURCES.iter().chain(REVIEWS).copied()
+}
+
 /// The row of a group, version and plural from a URL.
 pub fn by_path(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    RESOURCES.iter().copied().find(|r| r.group == group && r.version == version && r.plural == plural)
+    served().find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
 /// The row of an `apiVersion` and `kind` from a manifest.
 pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    RESOURCES.iter().copied().find(|r| r.group == group && r.version == version && r.kind == kind)
+    served().find(|r| r.group == group && r.version == version && r.kind == kind)
 }
 
 /// The row of what a person types: plural, singular, short name, kind in any case, or `plural.group`.

@@ -28,6 +28,14 @@ pub struct Document {
 const SOURCES: &[(&str, &[u8])] = &[
     ("api/v1", include_bytes!("../../../../api/openapi/api__v1.json")),
     (
+        "apis/authentication.k8s.io/v1",
+        include_bytes!("../../../../api/openapi/apis__authentication.k8s.io__v1.json"),
+    ),
+    (
+        "apis/authorization.k8s.io/v1",
+        include_bytes!("../../../../api/openapi/apis__authorization.k8s.io__v1.json"),
+    ),
+    (
         "apis/coordination.k8s.io/v1",
         include_bytes!("../../../../api/openapi/apis__coordination.k8s.io__v1.json"),
     ),

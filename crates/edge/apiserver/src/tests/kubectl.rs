@@ -150,4 +150,7 @@ async fn generators(kubectl: &Kubectl<'_>) {
     assert_eq!(data, "b Yg==");
     let port = kubectl.ok("get service port -o jsonpath={.spec.ports[0].targetPort}", "").await;
     assert_eq!(port, "web");
+    assert_eq!(kubectl.ok("auth can-i create pods", "").await, "yes\n");
+    assert!(kubectl.ok("auth can-i --list", "").await.contains("*.*"));
+    assert!(kubectl.ok("auth whoami", "").await.contains("[system:masters system:authenticated]"));
 }

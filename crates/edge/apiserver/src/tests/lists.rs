@@ -124,7 +124,9 @@ async fn what_is_served_can_be_discovered() {
     assert!(resources.iter().any(|r| r["name"] == "pods/log"));
     assert_eq!(admin.get("/api").await.expect(200)["versions"], json!(["v1"]));
     let groups = admin.get("/apis").await.expect(200);
-    assert_eq!(groups["groups"].as_array().unwrap().len(), 3);
+    assert_eq!(groups["groups"].as_array().unwrap().len(), 5);
+    let reviews = admin.get("/apis/authentication.k8s.io/v1").await.expect(200);
+    assert_eq!(reviews["resources"][0]["verbs"], json!(["create"]));
     assert_eq!(admin.get("/apis/discovery.k8s.io").await.expect(200)["preferredVersion"]["version"], "v1");
     let ingresses = admin.get("/apis/networking.k8s.io/v1").await.expect(200);
     assert_eq!(ingresses["groupVersion"], "networking.k8s.io/v1");

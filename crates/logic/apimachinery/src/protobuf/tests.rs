@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    resource::{self, RESOURCES},
-    schema,
-};
+use crate::{resource, schema};
 use proptest::prelude::*;
 use serde_json::json;
 use std::sync::LazyLock;
@@ -175,7 +172,7 @@ fn what_is_not_in_the_table_is_refused_by_name() {
 #[test]
 fn the_table_and_the_schemas_say_the_same() {
     let table = table::table();
-    for resource in RESOURCES {
+    for resource in resource::served() {
         let api_version = resource.api_version();
         assert!(table.kind(&api_version, resource.kind).is_some(), "{api_version} {}", resource.kind);
         let raw = full(table, table.kind(&api_version, resource.kind).unwrap(), 0);

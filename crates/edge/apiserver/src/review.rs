@@ -1,0 +1,219 @@
+//! Reviews: questions about who asks and what they may, answered by the very rules that requests meet.
+//!
+//! Invariant: nothing is stored.
+
+use crate::{
+    ApiServer,
+    auth::{self, Attributes, Guard, User},
+    body::{self, Validation},
+    path::{Parameters, Target},
+    respond,
+};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use minisvc_apimachinery::{Cause, ObjectKey, Status, resource::PODS};
+use serde_json::{Value, json};
+
+/// Answers a POST of a review.
+///
+/// # Errors
+/// 400 or 422 naming the field.
+pub(crate) fn answer(
+    api: &ApiServer,
+    user: &User,
+    target: &Target,
+    headers: &HeaderMap,
+    parameters: &Parameters,
+    body: &[u8],
+) -> Result<Response, Status> {
+    let decoded = body::decode(headers, body)?;
+    let (kind, mut review) = (target.resource, decoded.value);
+    if kind.namespaced && target.namespace.is_empty() {
+        return Err(Status::method_not_supported(kind, "create without a namespace"));
+    }
+    check_kind(target, &mut review)?;
+    body::dry_run(parameters)?;
+    let warnings = Validation::of(parameters)?.check(kind, &review, &decoded.duplicates)?;
+    let spec = review.get("spec").cloned().unwrap_or_default();
+    let status = match kind.kind {
+        "SelfSubjectReview" => json!({"userInfo": info(user)}),
+        "TokenReview" => token(api, &spec)?,
+        "SelfSubjectRulesReview" => rules(user, &spec)?,
+        _ => {
+            let namespace = review.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+            let causes = faults(target, namespace, &spec);
+            if !causes.is_empty() {
+                return Err(Status::invalid(kind, "", causes));
+            }
+            match kind.kind {
+                "SelfSubjectAccessReview" => access(api, user, &spec),
+                _ => access(api, &named(&spec), &spec),
+            }
+        }
+    };
+    review["status"] = status;
+    let mut response = respond::json(StatusCode::CREATED, &review);
+    body::warn(response.headers_mut(), &warnings);
+    Ok(response)
+}
+
+/// Checks that the object is of this kind; sets what was left out, and the namespace of the path.
+fn check_kind(target: &Target, review: &mut Value) -> Result<(), Status> {
+    let kind = target.resource;
+    let Some(map) = review.as_object_mut() else {
+        return Err(Status::bad_request(format!("the body of the request must be a {} object", kind.kind)));
+    };
+    let version = kind.api_version();
+    for (field, expected, words) in
+        [("apiVersion", version.as_str(), "API version"), ("kind", kind.kind, "kind")]
+    {
+        let given = map.entry(field).or_insert_with(|| json!(expected));
+        if given != expected {
+            let given = given.as_str().unwrap_or_default();
+            return Err(Status::bad_request(format!(
+                "the {words} in the data ({given}) does not match the expected {words} ({expected})"
+            )));
+        }
+    }
+    let metadata = map.entry("metadata").or_insert_with(|| json!({}));
+    if metadata.is_null() {
+        *metadata = json!({});
+    }
+    if let Some(metadata) = metadata.as_object_mut().filter(|_| kind.namespaced) {
+        let given = metadata.entry("namespace").or_insert_with(|| json!(target.namespace));
+        if *given != json!(target.namespace) {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn info(user: &User) -> Value {
+    json!({"username": user.name, "groups": user.groups})
+}
+
+/// Who a token is of.
+fn token(api: &ApiServer, spec: &Value) -> Result<Value, Status> {
+    let token = text(spec, "token");
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    // The tokens here are for the API itself.
+    let own = format!("https://kubernetes.default.svc.{}", api.cluster.cluster_domain);
+    let audiences = strings(spec, "audiences");
+    let wanted = audiences.is_empty() || audiences.contains(&own);
+    Ok(match api.tokens.bearer(token).filter(|_| wanted) {
+        Some(user) => json!({"authenticated": true, "user": info(&user), "audiences": [own]}),
+        None => json!({"user": {}, "error": "[invalid bearer token]"}),
+    })
+}
+
+/// Everything that may be done in a namespace.
+fn rules(user: &User, spec: &Value) -> Result<Value, Status> {
+    let namespace = text(spec, "namespace");
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (mut resources, mut paths, mut incomplete) = (Vec::new(), Vec::new(), false);
+    for role in auth::roles(user) {
+        for rule in role.rules.iter().filter(|r| r.namespace.is_empty() || r.namespace == namespace) {
+            let mut value =
+                json!({"verbs": rule.verbs, "apiGroups": [rule.group], "resources": rule.resources});
+            match (rule.limit, user.node()) {
+                (auth::Limit::OwnName, Some(node)) => value["resourceNames"] = json!([node]),
+                (auth::Limit::Bound, _) => incomplete = true,
+                _ => {}
+            }
+            resources.push(value);
+        }
+        if !role.paths.is_empty() {
+            paths.push(json!({"verbs": role.path_verbs, "nonResourceURLs": role.paths}));
+        }
+    }
+    let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete});
+    if incomplete {
+        status["evaluationError"] = json!("a node writes only pods that are bound to it");
+    }
+    Ok(status)
+}
+
+/// The user that a SubjectAccessReview names: exactly the groups that it says.
+fn named(spec: &Value) -> User {
+    User { name: text(spec, "user").to_owned(), groups: strings(spec, "groups") }
+}
+
+/// Whether the user may do what the review asks about.
+fn access(api: &ApiServer, user: &User, spec: &Value) -> Value {
+    let Some(asked) = spec.get("resourceAttributes").filter(|asked| !asked.is_null()) else {
+        let path = spec.get("nonResourceAttributes").unwrap_or(&Value::Null);
+        let (verb, path) = (text(path, "verb"), text(path, "path"));
+        return json!({"allowed": auth::roles(user).any(|role| role.allows_path(verb, path))});
+    };
+    let attributes = Attributes {
+        verb: text(asked, "verb"),
+        group: text(asked, "group"),
+        resource: text(asked, "resource"),
+        subresource: text(asked, "subresource"),
+        namespace: text(asked, "namespace"),
+        name: text(asked, "name"),
+    };
+    let allowed = match auth::decide(user, &attributes) {
+        Some(Guard::BoundTo(node)) => {
+            let key = PODS.storage_key(&ObjectKey::new(attributes.namespace, attributes.name));
+            auth::is_bound_to(&api.store.view(), &key, &node).unwrap_or(false)
+        }
+        decided => decided.is_some(),
+    };
+    json!({"allowed": allowed})
+}
+
+/// Faults of an access review, in Kubernetes' words.
+fn faults(target: &Target, namespace: &str, spec: &Value) -> Vec<Cause> {
+    let part = |name: &str| spec.get(name).filter(|part| !part.is_null());
+    let (resource, path) = (part("resourceAttributes"), part("nonResourceAttributes"));
+    let mut causes = Vec::new();
+    match (resource, path) {
+        (Some(_), Some(path)) => causes.push(Cause::invalid(
+            "spec.nonResourceAttributes",
+            path.clone(),
+            "cannot be specified in combination with resourceAttributes",
+        )),
+        (None, None) => causes.push(Cause::invalid(
+            "spec.resourceAttributes",
+            Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )),
+        _ => {}
+    }
+    let kind = target.resource.kind;
+    if kind != "SelfSubjectAccessReview"
+        && text(spec, "user").is_empty()
+        && strings(spec, "groups").is_empty()
+    {
+        let why = "at least one of user or group must be specified";
+        causes.push(Cause::invalid("spec.user", "", why));
+    }
+    if kind == "LocalSubjectAccessReview" {
+        let asked = resource.map(|resource| text(resource, "namespace"));
+        if let Some(asked) = asked.filter(|asked| *asked != namespace) {
+            let why = "must match metadata.namespace";
+            causes.push(Cause::invalid("spec.resourceAttributes.namespace", asked, why));
+        }
+        if let Some(path) = path {
+            let why = "disallowed on this kind of request";
+            causes.push(Cause::invalid("spec.nonResourceAttributes", path.clone(), why));
+        }
+    }
+    causes
+}
+
+fn text<'a>(of: &'a Value, field: &str) -> &'a str {
+    of.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn strings(of: &Value, field: &str) -> Vec<String> {
+    let items = of.get(field).and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(Value::as_str).map(str::to_owned).collect()
+}
