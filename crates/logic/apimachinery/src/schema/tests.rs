@@ -1,5 +1,5 @@
 use super::*;
-use crate::resource::{EVENTS, NODES, PODS, RESOURCES, SECRETS, SERVICES};
+use crate::resource::{EVENTS, NODES, PODS, SECRETS, SERVICES};
 use serde_json::{Value, json};
 
 fn words(resource: &Resource, object: Value) -> Vec<String> {
