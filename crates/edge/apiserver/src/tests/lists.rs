@@ -145,7 +145,7 @@ async fn what_is_served_can_be_discovered() {
     let core = aggregated.get("/api").await.expect(200);
     assert_eq!(core["kind"], "APIGroupDiscoveryList");
     assert_eq!(core["items"][0]["versions"][0]["resources"].as_array().unwrap().len(), 8);
-    assert_eq!(aggregated.get("/apis").await.expect(200)["items"].as_array().unwrap().len(), 3);
+    assert_eq!(aggregated.get("/apis").await.expect(200)["items"].as_array().unwrap().len(), 5);
     let metrics = admin.get("/metrics").await;
     assert!(metrics.text.contains("apiserver_request_total{verb=\"get\""), "{}", metrics.text);
     assert!(metrics.text.contains("apiserver_storage_revision "), "{}", metrics.text);
