@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use k8s_openapi::{
-    api::{authentication, authorization, coordination, core, discovery, networking},
+    api::{authentication, authorization, coordination, core, discovery, networking, policy},
     apimachinery::pkg::apis::meta::v1 as meta,
     schemars::{SchemaGenerator, generate::SchemaSettings},
 };
@@ -44,6 +44,7 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
         ("", "v1", "Node") => generator.subschema_for::<core::v1::Node>(),
         ("", "v1", "Pod") => {
             generator.subschema_for::<core::v1::Binding>();
+            generator.subschema_for::<policy::v1::Eviction>();
             generator.subschema_for::<core::v1::Pod>()
         }
         ("", "v1", "Secret") => generator.subschema_for::<core::v1::Secret>(),

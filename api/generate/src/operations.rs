@@ -202,6 +202,10 @@ impl Writer<'_> {
                 let binding = "io.k8s.api.core.v1.Binding";
                 json!({"post": self.operation("post", &format!("create {about}"), WRITE, Some(binding), &format!("{META}Status"))})
             }
+            "eviction" => {
+                let eviction = "io.k8s.api.policy.v1.Eviction";
+                json!({"post": self.operation("post", &format!("create {about}"), WRITE, Some(eviction), &format!("{META}Status"))})
+            }
             "finalize" => {
                 json!({"put": self.operation("put", &format!("replace {about}"), WRITE, Some(self.schema), self.schema)})
             }

@@ -21,30 +21,51 @@ pub(crate) fn version() -> Value {
     })
 }
 
-/// Every subresource of a kind with its verbs and the kind it takes.
-fn subresources(resource: &Resource) -> Vec<(&'static str, Vec<&'static str>, &'static str)> {
+/// A subresource as discovery tells it.
+struct Subresource {
+    name: &'static str,
+    verbs: Vec<&'static str>,
+    /// The kind it takes, of the group and version of its parent unless `of` says another.
+    kind: &'static str,
+    of: Option<(&'static str, &'static str)>,
+}
+
+impl Subresource {
+    fn new(name: &'static str, verbs: &[&'static str], kind: &'static str) -> Self {
+        Self { name, verbs: verbs.to_vec(), kind, of: None }
+    }
+}
+
+/// Every subresource of a kind.
+fn subresources(resource: &Resource) -> Vec<Subresource> {
     let mut found: Vec<_> = resource
         .subresources
         .iter()
         .map(|name| match *name {
-            "binding" => ("binding", vec!["create"], "Binding"),
-            "finalize" => ("finalize", vec!["update"], resource.kind),
-            name => (name, vec!["get", "patch", "update"], resource.kind),
+            "binding" => Subresource::new("binding", &["create"], "Binding"),
+            // By its group and version kubectl drain knows that Pods can be evicted.
+            "eviction" => Subresource {
+                of: Some(("policy", "v1")),
+                ..Subresource::new("eviction", &["create"], "Eviction")
+            },
+            "finalize" => Subresource::new("finalize", &["update"], resource.kind),
+            name => Subresource::new(name, &["get", "patch", "update"], resource.kind),
         })
         .collect();
     if ["Node", "Pod", "Service"].contains(&resource.kind) {
+        const ALL: &[&str] = &["create", "delete", "get", "patch", "update"];
         let (verbs, kind) = match resource.kind {
-            "Node" => (vec!["get"], "NodeProxyOptions"),
-            "Pod" => (vec!["create", "delete", "get", "patch", "update"], "PodProxyOptions"),
-            _ => (vec!["create", "delete", "get", "patch", "update"], "ServiceProxyOptions"),
+            "Node" => (&["get"][..], "NodeProxyOptions"),
+            "Pod" => (ALL, "PodProxyOptions"),
+            _ => (ALL, "ServiceProxyOptions"),
         };
-        found.push(("proxy", verbs, kind));
+        found.push(Subresource::new("proxy", verbs, kind));
     }
     if resource.kind == "Pod" {
-        found.push(("attach", vec!["create", "get"], "PodAttachOptions"));
-        found.push(("exec", vec!["create", "get"], "PodExecOptions"));
-        found.push(("log", vec!["get"], "Pod"));
-        found.push(("portforward", vec!["create", "get"], "PodPortForwardOptions"));
+        found.push(Subresource::new("attach", &["create", "get"], "PodAttachOptions"));
+        found.push(Subresource::new("exec", &["create", "get"], "PodExecOptions"));
+        found.push(Subresource::new("log", &["get"], "Pod"));
+        found.push(Subresource::new("portforward", &["create", "get"], "PodPortForwardOptions"));
     }
     found
 }
@@ -119,14 +140,19 @@ pub(crate) fn resources(group: &str, version: &str) -> Response {
             }
         }
         list.push(value);
-        for (subresource, verbs, kind) in subresources(resource) {
-            list.push(json!({
-                "name": format!("{}/{subresource}", resource.plural),
+        for subresource in subresources(resource) {
+            let mut value = json!({
+                "name": format!("{}/{}", resource.plural, subresource.name),
                 "singularName": "",
                 "namespaced": resource.namespaced,
-                "kind": kind,
-                "verbs": verbs,
-            }));
+                "kind": subresource.kind,
+                "verbs": subresource.verbs,
+            });
+            if let Some((group, version)) = subresource.of {
+                value["group"] = group.into();
+                value["version"] = version.into();
+            }
+            list.push(value);
         }
     }
     let value =
@@ -145,17 +171,19 @@ fn wants_aggregated(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 fn aggregated(version: &'static str, groups: &[&str]) -> Response {
-    let kind = |resource: &Resource, kind: &str| json!({"group": resource.group, "version": resource.version, "kind": kind});
+    let kind = |(group, version): (&str, &str), kind: &str| json!({"group": group, "version": version, "kind": kind});
     let resource = |r: &Resource| {
+        let own = (r.group, r.version);
         let subresources: Vec<Value> = subresources(r)
             .into_iter()
-            .map(
-                |(name, verbs, of)| json!({"subresource": name, "responseKind": kind(r, of), "verbs": verbs}),
-            )
+            .map(|sub| {
+                let kind = kind(sub.of.unwrap_or(own), sub.kind);
+                json!({"subresource": sub.name, "responseKind": kind, "verbs": sub.verbs})
+            })
             .collect();
         json!({
             "resource": r.plural,
-            "responseKind": kind(r, r.kind),
+            "responseKind": kind(own, r.kind),
             "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": r.singular,
             "verbs": r.verbs,

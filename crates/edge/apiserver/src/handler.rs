@@ -143,7 +143,7 @@ fn is_served(target: &Target, verb: &str) -> bool {
             target.resource.kind == "Pod" && matches!(verb, "get" | "create")
         }
         "proxy" => ["Node", "Pod", "Service"].contains(&target.resource.kind),
-        "binding" => listed && verb == "create",
+        "binding" | "eviction" => listed && verb == "create",
         "finalize" => listed && verb == "update",
         _ => listed && matches!(verb, "get" | "update" | "patch"),
     }

@@ -77,7 +77,7 @@ impl Write<'_> {
         .await
     }
 
-    /// Answers a POST of an object, or of a binding.
+    /// Answers a POST of an object, a binding or an eviction.
     pub(crate) async fn create(&self, body: Bytes) -> Result<Response, Status> {
         let decoded = body::decode(self.headers, &body)?;
         let resource = self.target.resource;
@@ -88,6 +88,13 @@ impl Write<'_> {
                 minisvc_registry::bind(context, view, &key, &binding.unwrap_or_default())
             });
             return Ok(answer(bound.await?, &[]));
+        }
+        if self.target.subresource == "eviction" {
+            let key = self.key();
+            let evicted = self.commit(manager, Some(decoded.value), move |context, view, eviction| {
+                minisvc_registry::evict(context, view, &key, &eviction.unwrap_or_default())
+            });
+            return Ok(answer(evicted.await?, &[]));
         }
         let warnings =
             Validation::of(self.parameters)?.check(resource, &decoded.value, &decoded.duplicates)?;

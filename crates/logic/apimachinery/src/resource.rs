@@ -162,7 +162,7 @@ pub static NODES: Resource =
 /// v1 Pod.
 pub static PODS: Resource = Resource {
     categories: &["all"],
-    subresources: &["status", "binding"],
+    subresources: &["status", "binding", "eviction"],
     ..core("Pod", "pods", "pod", &["po"], true)
 };
 /// v1 Service.

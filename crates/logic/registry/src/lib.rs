@@ -3,7 +3,7 @@
 //! In: a request (an object, or a key and what to do with it) and a consistent view of the store. Out: the changes
 //! that carry it out, and the object to answer with; or a [`Status`] in Kubernetes' words, and nothing changes.
 //!
-//! - [`create`], [`update`], [`patch`], [`apply`], [`delete`], [`bind`]: the verbs, alike for every kind.
+//! - [`create`], [`update`], [`patch`], [`apply`], [`delete`], [`bind`], [`evict`]: the verbs, alike for every kind.
 //! - [`table`]: `meta.k8s.io/v1` Table, as kubectl prints it.
 //! - `kinds`: one file a kind, each a [`strategy::Strategy`].
 //! - `meta`: what holds for `metadata` of every kind; `syntax`: names, labels, addresses.
@@ -31,7 +31,7 @@ mod value;
 pub use context::{Context, DeleteOptions, Outcome, Preconditions, Propagation};
 pub use create::create;
 pub use delete::delete;
-pub use kinds::pod::bind;
+pub use kinds::pod::{bind, evict};
 pub use kinds::service::{CLUSTER_IP_RECORDS, NODE_PORT_RECORDS};
 pub use minisvc_apimachinery::Status;
 pub use owners::apply;

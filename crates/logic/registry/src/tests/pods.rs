@@ -1,7 +1,7 @@
 //! Pods: defaults, refusals, binding, status, graceful end.
 
 use super::{World, key, says};
-use crate::{DeleteOptions, bind};
+use crate::{DeleteOptions, bind, evict};
 use minisvc_apimachinery::resource::PODS;
 use serde_json::{Value, json};
 
@@ -99,6 +99,34 @@ fn a_pod_on_a_node_ends_gracefully() {
     let confirmed = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
     assert!(world.delete(&PODS, "p", &confirmed).unwrap().deleted);
     assert!(world.get(&PODS, "p").is_none());
+}
+
+#[test]
+fn an_eviction_is_a_delete_that_names_its_pod() {
+    let mut world = World::new();
+    bound(&mut world);
+    let eviction = |name: &str, options: Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}, "deleteOptions": options});
+    let mut run = |sent: Value| world.run(|ctx, view| evict(ctx, view, &key(&PODS, "p"), &sent));
+    for (sent, words) in [
+        (eviction("q", json!({})), "name in URL does not match name in Eviction object"),
+        (eviction("p", json!({"gracePeriodSeconds": "x"})), "deleteOptions.gracePeriodSeconds: "),
+        (
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}),
+            "must be Eviction of policy/v1",
+        ),
+    ] {
+        let refused = run(sent).unwrap_err();
+        assert_eq!(refused.code, 400);
+        says(&refused.message, words);
+    }
+    let stale = run(eviction("p", json!({"preconditions": {"uid": "other"}}))).unwrap_err();
+    assert_eq!(stale.code, 409);
+    let dry = run(eviction("p", json!({"dryRun": ["All"]}))).unwrap();
+    assert!(dry.changes.is_empty());
+    let outcome = run(eviction("p", json!({"gracePeriodSeconds": 5}))).unwrap();
+    assert_eq!((&outcome.object["status"], outcome.created), (&json!("Success"), true));
+    let pod = world.get(&PODS, "p").unwrap();
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 5, "it ends as any Pod does");
 }
 
 #[test]

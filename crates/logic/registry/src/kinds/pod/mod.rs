@@ -16,7 +16,10 @@ use minisvc_apimachinery::{Cause, ObjectKey, resource::PODS, storage::Read};
 use serde_json::{Value, json};
 
 mod columns;
+mod evict;
 mod validate;
+
+pub use evict::evict;
 
 const GRACE_SECONDS_DEFAULT: i64 = 30;
 
