@@ -99,7 +99,18 @@ fn kubectl_is_at_home() {
     let deleted = kubectl.of(&["delete", "-f", "-"], &format!("{PODS}---\n{WEB}")).ok();
     assert_eq!(deleted.lines().filter(|line| line.contains("deleted")).count(), 6, "{deleted}");
     assert_eq!(kubectl.ok("get pods,ingresses,configmaps,secrets -o name"), "");
+    a_node_is_drained(&kubectl);
     lab.down();
+}
+
+fn a_node_is_drained(kubectl: &Kubectl) {
+    kubectl.ok("run drained --image=echo");
+    kubectl.ok("wait --for=condition=Ready pod/drained --timeout=30s");
+    let drained = kubectl.ok("drain node1 --force --grace-period=1 --timeout=30s");
+    assert!(drained.contains("evicting pod default/drained"), "{drained}");
+    assert_eq!(kubectl.ok("get pods -o name"), "");
+    assert!(kubectl.ok("get nodes --no-headers").contains("Ready,SchedulingDisabled"));
+    assert!(kubectl.ok("uncordon node1").contains("uncordoned"));
 }
 
 fn the_cluster_is_discovered(kubectl: &Kubectl) {

@@ -90,6 +90,30 @@ impl Tokens {
     }
 }
 
+/// Refuses to act for somebody else: no role may impersonate, so headers that ask for it must not be passed over.
+///
+/// # Errors
+/// 403 in Kubernetes' words.
+pub(crate) fn refuse_impersonation(user: &User, headers: &HeaderMap) -> Result<(), Status> {
+    let Some((header, value)) = headers.iter().find(|(name, _)| name.as_str().starts_with("impersonate-"))
+    else {
+        return Ok(());
+    };
+    let resource = match header.as_str() {
+        "impersonate-user" => "users",
+        "impersonate-group" => "groups",
+        "impersonate-uid" => "uids",
+        _ => "userextras",
+    };
+    let whom = String::from_utf8_lossy(value.as_bytes());
+    let why = format!(
+        "{resource} {whom:?} is forbidden: User {:?} cannot impersonate resource {resource:?} in API group \"\" at the \
+         cluster scope",
+        user.name
+    );
+    Err(Status::failure(403, "Forbidden", why))
+}
+
 /// What must hold of the stored or sent object for the request to be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Guard {

@@ -70,6 +70,7 @@ async fn route(
     }
     let user =
         api.tokens.authenticate(request.headers(), peer.0.as_ref())?.ok_or_else(Status::unauthorized)?;
+    auth::refuse_impersonation(&user, request.headers())?;
     let route = match route {
         Ok(Route::Resource(target)) => return objects(api, &user, &target, request, labels).await,
         Ok(Route::Join) if *request.method() == Method::POST => {

@@ -28,6 +28,14 @@ async fn bearers_are_who_their_token_says() {
     assert_eq!(admin.post(CONFIG_MAPS, &config_map("a", json!({}))).await.code, 201);
     let mut wrong = server.admin().await.bearer("wrong");
     assert_eq!(wrong.get("/api").await.code, 401);
+    let mut other = server.admin().await;
+    other.headers.insert("impersonate-user", "jane".parse().unwrap());
+    let refused = other.get("/api/v1/pods").await;
+    assert_eq!(refused.code, 403);
+    assert_eq!(
+        refused.message(),
+        r#"users "jane" is forbidden: User "system:admin" cannot impersonate resource "users" in API group "" at the cluster scope"#
+    );
     let mut joining = server.client(None).await.bearer(&server.pki.join_token.secret);
     let refused = joining.get("/api/v1/namespaces/default/secrets").await;
     assert_eq!(refused.code, 403);

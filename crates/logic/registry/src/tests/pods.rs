@@ -125,6 +125,7 @@ fn an_eviction_is_a_delete_that_names_its_pod() {
     assert!(dry.changes.is_empty());
     let outcome = run(eviction("p", json!({"gracePeriodSeconds": 5}))).unwrap();
     assert_eq!((&outcome.object["status"], outcome.created), (&json!("Success"), true));
+    world.store.commit(&outcome.changes);
     let pod = world.get(&PODS, "p").unwrap();
     assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 5, "it ends as any Pod does");
 }
