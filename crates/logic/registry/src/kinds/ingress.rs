@@ -49,8 +49,11 @@ impl Strategy for Ingresses {
             }
         }
         let class = text(object, "/spec/ingressClassName");
-        for fault in if class.is_empty() { Vec::new() } else { syntax::subdomain(class) } {
-            causes.push(Cause::invalid("spec.ingressClassName", class, &fault));
+        // Left out is no class; empty is a name, and a wrong one.
+        if at(object, "/spec/ingressClassName").is_some_and(Value::is_string) {
+            for fault in syntax::subdomain(class) {
+                causes.push(Cause::invalid("spec.ingressClassName", class, &fault));
+            }
         }
         let annotations = object.pointer("/metadata/annotations");
         let annotated = annotations.and_then(|map| map.get(CLASS_ANNOTATION)).and_then(Value::as_str);
