@@ -1,7 +1,10 @@
 //! The framing of `v4.channel.k8s.io` and `v5.channel.k8s.io`: the first byte of each message is its channel.
 
 use crate::exec::Outcome;
+use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
+use futures::{SinkExt, stream::SplitSink};
+use tokio::sync::mpsc;
 
 /// The protocols served, the best first.
 pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -75,6 +78,20 @@ pub(super) fn status(outcome: &Outcome) -> Bytes {
         }),
     };
     message(ERROR, value.to_string().as_bytes())
+}
+
+/// Sends what is queued, until the queue or the client ends; a close frame is the last.
+pub(super) async fn write_out(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut outgoing: mpsc::Receiver<Message>,
+) {
+    while let Some(message) = outgoing.recv().await {
+        let last = matches!(message, Message::Close(_));
+        if sink.send(message).await.is_err() || last {
+            break;
+        }
+    }
+    let _ = sink.close().await;
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt, stream::SplitStream};
+use futures::{StreamExt, stream::SplitStream};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
@@ -136,17 +136,9 @@ pub(super) fn permit() -> Result<SemaphorePermit<'static>, Refusal> {
 
 /// Runs a session to the program's or the client's end.
 async fn run(socket: WebSocket, runtime: &Runtime, order: &Order, wanted: &Wanted) {
-    let (mut sink, stream) = socket.split();
-    let (messages, mut outgoing) = mpsc::channel::<Message>(4);
-    let writer = async move {
-        while let Some(message) = outgoing.recv().await {
-            let last = matches!(message, Message::Close(_));
-            if sink.send(message).await.is_err() || last {
-                break;
-            }
-        }
-        let _ = sink.close().await;
-    };
+    let (sink, stream) = socket.split();
+    let (messages, outgoing) = mpsc::channel::<Message>(4);
+    let writer = channels::write_out(sink, outgoing);
     let session = session(stream, messages, runtime, order, wanted);
     tokio::join!(writer, session);
 }

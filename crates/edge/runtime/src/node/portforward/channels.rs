@@ -4,10 +4,10 @@
 //! session ends with the last of them, as there is no message that ends one.
 
 use super::{Place, copy};
-use crate::node::query::Query;
+use crate::node::{channels, query::Query};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, stream::FuturesUnordered};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::mpsc;
 
@@ -48,17 +48,9 @@ fn message(channel: usize, bytes: &[u8]) -> Message {
 
 /// Runs a session to its end.
 pub(super) async fn run(socket: WebSocket, ports: &[u16], place: &Place) {
-    let (mut sink, mut stream) = socket.split();
-    let (messages, mut outgoing) = mpsc::channel::<Message>(4);
-    let writer = async move {
-        while let Some(message) = outgoing.recv().await {
-            let last = matches!(message, Message::Close(_));
-            if sink.send(message).await.is_err() || last {
-                break;
-            }
-        }
-        let _ = sink.close().await;
-    };
+    let (sink, mut stream) = socket.split();
+    let (messages, outgoing) = mpsc::channel::<Message>(4);
+    let writer = channels::write_out(sink, outgoing);
     let session = async move {
         let mut queues = Vec::new();
         let mut connections = FuturesUnordered::new();
