@@ -82,19 +82,19 @@ impl Write<'_> {
         let decoded = body::decode(self.headers, &body)?;
         let resource = self.target.resource;
         let manager = manager::of(self.parameters, self.headers, "CreateOptions")?;
-        if self.target.subresource == "binding" {
+        let act = match self.target.subresource.as_str() {
+            "binding" => {
+                Some(minisvc_registry::bind as fn(&mut Context<'_>, &dyn Read, &ObjectKey, &Value) -> _)
+            }
+            "eviction" => Some(minisvc_registry::evict as _),
+            _ => None,
+        };
+        if let Some(act) = act {
             let key = self.key();
-            let bound = self.commit(manager, Some(decoded.value), move |context, view, binding| {
-                minisvc_registry::bind(context, view, &key, &binding.unwrap_or_default())
+            let done = self.commit(manager, Some(decoded.value), move |context, view, sent| {
+                act(context, view, &key, &sent.unwrap_or_default())
             });
-            return Ok(answer(bound.await?, &[]));
-        }
-        if self.target.subresource == "eviction" {
-            let key = self.key();
-            let evicted = self.commit(manager, Some(decoded.value), move |context, view, eviction| {
-                minisvc_registry::evict(context, view, &key, &eviction.unwrap_or_default())
-            });
-            return Ok(answer(evicted.await?, &[]));
+            return Ok(answer(done.await?, &[]));
         }
         let warnings =
             Validation::of(self.parameters)?.check(resource, &decoded.value, &decoded.duplicates)?;

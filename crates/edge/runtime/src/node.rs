@@ -84,6 +84,16 @@ fn find(runtime: &Runtime, target: &Target) -> Result<(Arc<PodRecord>, Container
     Ok((pod, record))
 }
 
+/// Tells, whenever asked, whether this run of a container still goes on.
+fn is_live(runtime: &Runtime, pod: &PodRecord, container: &str, run: u32) -> impl Fn() -> bool + use<> {
+    let (runtime, uid, name) = (runtime.clone(), pod.bundle.uid.clone(), container.to_owned());
+    move || {
+        let pod = runtime.pod(&uid);
+        let record = pod.as_ref().and_then(|pod| pod.container(&name));
+        record.is_some_and(|record| record.is_running() && record.restart_count == run)
+    }
+}
+
 async fn container_logs(
     State(runtime): State<Runtime>,
     Path(target): Path<Target>,
@@ -104,23 +114,19 @@ async fn container_logs(
         container.restart_count
     };
     let path = runtime.log_path(&pod.bundle, &container.name, run);
-    let is_live = {
-        let (runtime, uid, name) = (runtime.clone(), pod.bundle.uid.clone(), container.name.clone());
-        move || {
-            let pod = runtime.pod(&uid);
-            let record = pod.as_ref().and_then(|pod| pod.container(&name));
-            record.is_some_and(|record| record.is_running() && record.restart_count == run)
-        }
-    };
-    let stream = logs::read(&path, options, is_live).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Refusal::bad_request(format!(
-            "container {:?} in pod {:?} is waiting to start: {}",
-            container.name,
-            pod.bundle.name,
-            waiting_reason(&container)
-        )),
-        _ => Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, text: format!("read the log: {error}") },
-    })?;
+    let stream = logs::read(&path, options, is_live(&runtime, &pod, &container.name, run)).map_err(
+        |error| match error.kind() {
+            io::ErrorKind::NotFound => Refusal::bad_request(format!(
+                "container {:?} in pod {:?} is waiting to start: {}",
+                container.name,
+                pod.bundle.name,
+                waiting_reason(&container)
+            )),
+            _ => {
+                Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, text: format!("read the log: {error}") }
+            }
+        },
+    )?;
     let mut response = Response::new(Body::from_stream(stream));
     response
         .headers_mut()

@@ -1,7 +1,7 @@
 //! What a request brings along, and what it comes to.
 
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Resource, storage::Change};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Everything a request may need that is not in the store.
 pub struct Context<'a> {
@@ -24,7 +24,7 @@ pub struct Context<'a> {
 pub struct Outcome {
     /// To be committed at once; empty for a dry run and for an update that changes nothing.
     pub changes: Vec<Change>,
-    /// To be answered: the object, or a `Status` for a binding. When [`Outcome::written`] is set, its
+    /// To be answered: the object, or a `Status` for a binding or an eviction. When [`Outcome::written`] is set, its
     /// `metadata.resourceVersion` is to be replaced by the revision of the commit; else it is right as it is
     /// (absent for the dry run of a create).
     pub object: Value,
@@ -49,6 +49,13 @@ impl Outcome {
         }
         others.push(Change::PutObject { key, value: object.clone() });
         Self { changes: others, object, created: false, written: true, deleted: false }
+    }
+
+    /// The same changes, answered by a `Status` that something was created (201) rather than by the object.
+    pub(crate) fn told_by_status(self) -> Self {
+        let object =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Self { object, created: true, written: false, ..self }
     }
 
     /// The object is deleted, together with other changes.

@@ -49,15 +49,7 @@ pub(super) async fn attach(
         }
     }
     let path = runtime.log_path(&pod.bundle, &container.name, container.restart_count);
-    let is_live = {
-        let (runtime, uid) = (runtime.clone(), pod.bundle.uid.clone());
-        let (name, run) = (container.name.clone(), container.restart_count);
-        move || {
-            let pod = runtime.pod(&uid);
-            let record = pod.as_ref().and_then(|pod| pod.container(&name));
-            record.is_some_and(|record| record.is_running() && record.restart_count == run)
-        }
-    };
+    let is_live = super::is_live(&runtime, &pod, &container.name, container.restart_count);
     let output = logs::from_now(&path, is_live).map_err(|error| Refusal {
         status: http::StatusCode::INTERNAL_SERVER_ERROR,
         text: format!("read the log: {error}"),

@@ -4,7 +4,7 @@
 
 use crate::{Context, DeleteOptions, Outcome, Status, delete, value::text};
 use minisvc_apimachinery::{ObjectKey, resource::PODS, storage::Read};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Evicts a Pod: a create of `pods/NAME/eviction`. The answer is a `Status`.
 ///
@@ -31,9 +31,5 @@ pub fn evict(
     let options = eviction.get("deleteOptions").unwrap_or(&Value::Null);
     let options = DeleteOptions::from_value(options)
         .map_err(|why| Status::bad_request(format!("deleteOptions.{why}")))?;
-    let mut outcome = delete(ctx, view, &PODS, key, &options)?;
-    outcome.object =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    (outcome.created, outcome.written) = (true, false);
-    Ok(outcome)
+    Ok(delete(ctx, view, &PODS, key, &options)?.told_by_status())
 }

@@ -185,12 +185,7 @@ pub fn bind(
         set(&mut pod, "metadata", "generation", generation + 1);
     }
     meta::drop_server_fields(&mut pod);
-    let mut outcome = Outcome::put(storage_key, pod, Vec::new(), ctx.dry_run);
-    outcome.object =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    outcome.created = true;
-    outcome.written = false;
-    Ok(outcome)
+    Ok(Outcome::put(storage_key, pod, Vec::new(), ctx.dry_run).told_by_status())
 }
 
 fn set_scheduled(pod: &mut Value, now: jiff::Timestamp) {
