@@ -3,8 +3,8 @@
 //! Invariant: an object with an entry is not written; entries end when the write shows in a snapshot, when the object is
 //! found unchanged, or when the pause is over. Bounded by the writes admitted.
 
-use minisvc_apimachinery::{ObjectKey, Snapshot};
-use minisvc_controllers::{Write, garbage::meta_of};
+use minisvc_apimachinery::{ObjectKey, Resource, Snapshot, resource::RESOURCES};
+use minisvc_controllers::Write;
 use minisvc_reconcile::Backoff;
 use std::{
     collections::BTreeMap,
@@ -18,8 +18,13 @@ const UNSEEN_MAX: Duration = Duration::from_secs(2);
 /// A pause that ended this long ago is forgotten, and with it how often the write failed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-/// An object as the ledger knows it: plural of its kind, key.
-pub(crate) type Target = (&'static str, ObjectKey);
+/// An object as the ledger knows it: group and plural of its kind, key.
+pub(crate) type Target = ((&'static str, &'static str), ObjectKey);
+
+/// The entry of an object.
+pub(crate) fn entry(resource: &'static Resource, key: &ObjectKey) -> Target {
+    ((resource.group, resource.plural), key.clone())
+}
 
 /// Who planned a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +74,7 @@ pub(crate) struct Ledger {
 
 pub(crate) fn target(write: &Write) -> Target {
     let (resource, key) = write.target();
-    (resource.plural, key.clone())
+    entry(resource, key)
 }
 
 impl Ledger {
@@ -98,12 +103,12 @@ impl Ledger {
 
     /// Forgets what the snapshot shows, and what is over.
     pub(crate) fn seen(&mut self, snapshot: &Snapshot, now: Instant) {
-        self.entries.retain(|(plural, key), entry| match &entry.state {
+        self.entries.retain(|((group, plural), key), entry| match &entry.state {
             State::Flying => true,
             State::Pausing { until } => now.saturating_duration_since(*until) < FORGOTTEN_AFTER,
             State::Landed { revision, gone, since } => {
-                let resource = minisvc_apimachinery::resource::RESOURCES.iter().find(|r| r.plural == *plural);
-                let meta = resource.and_then(|resource| meta_of(snapshot, resource, key));
+                let kind = RESOURCES.iter().find(|kind| (kind.group, kind.plural) == (*group, *plural));
+                let meta = kind.and_then(|kind| snapshot.meta(kind, key));
                 let shown = match meta {
                     None => *gone,
                     Some(_) if *gone => false,

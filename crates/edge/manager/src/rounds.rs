@@ -3,7 +3,7 @@
 use crate::{
     IN_FLIGHT_MAX, ManagerConfig,
     apply::apply,
-    ledger::{Controller, Ledger, Outcome, Target, target},
+    ledger::{Controller, Ledger, Outcome, Target, entry, target},
     services::{BY_SERVICE, Services},
 };
 use jiff::Timestamp;
@@ -241,7 +241,7 @@ impl Rounds {
         let mut told: BTreeMap<Target, Vec<Notice>> = BTreeMap::new();
         for notice in plan.notices {
             if notice.with_write {
-                told.entry((notice.resource.plural, notice.key.clone())).or_default().push(notice);
+                told.entry(entry(notice.resource, &notice.key)).or_default().push(notice);
             } else if self.notices.try_send(notice).is_err() {
                 tracing::debug!("too much to tell: an event is dropped");
             }

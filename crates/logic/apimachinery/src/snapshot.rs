@@ -3,40 +3,103 @@
 //! Invariant: a [`Synced`] value exists only after the first list of every kind it holds was complete, so whoever
 //! prunes by it cannot prune what it has not heard of yet.
 
-use crate::resource::ObjectKey;
+use crate::resource::{self, ObjectKey, Resource};
 use imbl::OrdMap;
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
-    discovery::v1::EndpointSlice,
-    networking::v1::Ingress,
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::Ingress,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::{ops::Deref, sync::Arc};
 
 /// Objects of one kind by key. Cloning is O(1); two versions compare quickly where they share structure.
 pub type Objects<T> = OrdMap<ObjectKey, Arc<T>>;
 
-/// What the control loops read. A kind that a reader did not ask for stays empty.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+/// Makes [`Snapshot`] and whatever has a case for each of its kinds, from one row a kind.
+macro_rules! snapshot {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty = $row:ident,)+) => {
+        /// What the control loops read. A kind that a reader did not ask for stays empty.
+        #[derive(Clone, Debug, Default)]
+        pub struct Snapshot {
+            $($(#[$doc])+ pub $field: Objects<$type>,)+
+        }
+
+        impl Snapshot {
+            /// Whether objects of this kind can be in a snapshot at all.
+            pub fn can_hold(kind: &Resource) -> bool {
+                [$(&resource::$row),+].contains(&kind)
+            }
+
+            /// Metadata of one object of any kind.
+            pub fn meta(&self, kind: &Resource, key: &ObjectKey) -> Option<&ObjectMeta> {
+                $(if *kind == resource::$row {
+                    return self.$field.get(key).map(|object| &object.metadata);
+                })+
+                None
+            }
+
+            /// Calls `visit` with the metadata of every object, kind by kind.
+            pub fn each_meta<'a>(
+                &'a self,
+                mut visit: impl FnMut(&'static Resource, &'a ObjectKey, &'a ObjectMeta),
+            ) {
+                $(self.$field.iter().for_each(|(key, object)| visit(&resource::$row, key, &object.metadata));)+
+            }
+
+            /// Puts an object of any kind in, or takes it out if there is none.
+            ///
+            /// # Errors
+            /// The decoder's words, if the object is none of this kind. A kind that snapshots do not hold is passed over.
+            pub fn set(
+                &mut self,
+                kind: &Resource,
+                key: ObjectKey,
+                object: Option<serde_json::Value>,
+            ) -> Result<(), serde_json::Error> {
+                $(if *kind == resource::$row {
+                    match object {
+                        Some(object) => self.$field.insert(key, Arc::new(serde_json::from_value(object)?)),
+                        None => self.$field.remove(&key),
+                    };
+                    return Ok(());
+                })+
+                Ok(())
+            }
+
+            /// One object of any kind as JSON.
+            pub fn value(&self, kind: &Resource, key: &ObjectKey) -> Option<serde_json::Value> {
+                $(if *kind == resource::$row {
+                    return self.$field.get(key).and_then(|object| serde_json::to_value(&**object).ok());
+                })+
+                None
+            }
+        }
+    };
+}
+
+snapshot! {
     /// v1 Namespaces.
-    pub namespaces: Objects<Namespace>,
+    namespaces: Namespace = NAMESPACES,
     /// v1 Nodes.
-    pub nodes: Objects<Node>,
+    nodes: Node = NODES,
     /// v1 Pods.
-    pub pods: Objects<Pod>,
+    pods: Pod = PODS,
     /// v1 Services.
-    pub services: Objects<Service>,
+    services: Service = SERVICES,
     /// v1 Endpoints.
-    pub endpoints: Objects<Endpoints>,
+    endpoints: Endpoints = ENDPOINTS,
     /// discovery.k8s.io/v1 EndpointSlices.
-    pub endpoint_slices: Objects<EndpointSlice>,
+    endpoint_slices: EndpointSlice = ENDPOINT_SLICES,
     /// networking.k8s.io/v1 Ingresses.
-    pub ingresses: Objects<Ingress>,
+    ingresses: Ingress = INGRESSES,
     /// v1 Secrets.
-    pub secrets: Objects<Secret>,
+    secrets: Secret = SECRETS,
     /// coordination.k8s.io/v1 Leases.
-    pub leases: Objects<Lease>,
+    leases: Lease = LEASES,
 }
 
 /// Proof that every list behind the value was complete at least once.

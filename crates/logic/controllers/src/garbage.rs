@@ -13,18 +13,16 @@ use minisvc_apimachinery::{
     resource::{self, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SERVICES},
 };
 
+/// Kinds of which the snapshot holds every object: what is not there does not exist.
+pub const FOLLOWED: [&Resource; 8] =
+    [&ENDPOINTS, &NAMESPACES, &NODES, &PODS, &SERVICES, &LEASES, &ENDPOINT_SLICES, &INGRESSES];
+
 /// Plans the deletion of everything whose owners are all gone.
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
-    let mut visit = |resource, key: &ObjectKey, meta: &ObjectMeta| {
-        plan.writes.extend(orphan(snapshot, resource, key, meta))
-    };
-    snapshot.pods.iter().for_each(|(key, o)| visit(&PODS, key, &o.metadata));
-    snapshot.services.iter().for_each(|(key, o)| visit(&SERVICES, key, &o.metadata));
-    snapshot.endpoints.iter().for_each(|(key, o)| visit(&ENDPOINTS, key, &o.metadata));
-    snapshot.endpoint_slices.iter().for_each(|(key, o)| visit(&ENDPOINT_SLICES, key, &o.metadata));
-    snapshot.ingresses.iter().for_each(|(key, o)| visit(&INGRESSES, key, &o.metadata));
-    snapshot.leases.iter().for_each(|(key, o)| visit(&LEASES, key, &o.metadata));
+    snapshot.each_meta(|resource, key, meta| {
+        plan.writes.extend(orphan(snapshot, resource, key, meta));
+    });
     plan
 }
 
@@ -57,26 +55,11 @@ fn gone(snapshot: &Snapshot, child: &ObjectKey, reference: &OwnerReference) -> O
     } else {
         ObjectKey::cluster(reference.name.as_str())
     };
-    let meta = [&PODS, &SERVICES, &NODES, &NAMESPACES, &INGRESSES, &ENDPOINTS, &ENDPOINT_SLICES, &LEASES]
-        .contains(&resource)
-        .then(|| meta_of(snapshot, resource, &key))?;
-    let there = meta.is_some_and(|meta| uid(meta) == reference.uid);
-    (!there).then(|| Owner { resource, key, uid: reference.uid.clone() })
-}
-
-/// Metadata of an object of a kind that snapshots hold.
-pub fn meta_of<'a>(snapshot: &'a Snapshot, resource: &Resource, key: &ObjectKey) -> Option<&'a ObjectMeta> {
-    match resource.plural {
-        "pods" => snapshot.pods.get(key).map(|o| &o.metadata),
-        "services" => snapshot.services.get(key).map(|o| &o.metadata),
-        "nodes" => snapshot.nodes.get(key).map(|o| &o.metadata),
-        "namespaces" => snapshot.namespaces.get(key).map(|o| &o.metadata),
-        "ingresses" => snapshot.ingresses.get(key).map(|o| &o.metadata),
-        "endpoints" => snapshot.endpoints.get(key).map(|o| &o.metadata),
-        "endpointslices" => snapshot.endpoint_slices.get(key).map(|o| &o.metadata),
-        "leases" => snapshot.leases.get(key).map(|o| &o.metadata),
-        _ => None,
+    if !FOLLOWED.contains(&resource) {
+        return None;
     }
+    let there = snapshot.meta(resource, &key).is_some_and(|meta| uid(meta) == reference.uid);
+    (!there).then(|| Owner { resource, key, uid: reference.uid.clone() })
 }
 
 #[cfg(test)]

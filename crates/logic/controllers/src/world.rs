@@ -6,7 +6,6 @@ use minisvc_apimachinery::{
     resource::{NODES, PODS, SERVICES},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 #[derive(Default)]
 pub(crate) struct World {
@@ -31,46 +30,6 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-macro_rules! kinds {
-    ($self:ident, $resource:ident, $map:ident => $body:expr) => {
-        match $resource.plural {
-            "pods" => {
-                let $map = &mut $self.snapshot.pods;
-                $body
-            }
-            "services" => {
-                let $map = &mut $self.snapshot.services;
-                $body
-            }
-            "nodes" => {
-                let $map = &mut $self.snapshot.nodes;
-                $body
-            }
-            "namespaces" => {
-                let $map = &mut $self.snapshot.namespaces;
-                $body
-            }
-            "ingresses" => {
-                let $map = &mut $self.snapshot.ingresses;
-                $body
-            }
-            "endpoints" => {
-                let $map = &mut $self.snapshot.endpoints;
-                $body
-            }
-            "endpointslices" => {
-                let $map = &mut $self.snapshot.endpoint_slices;
-                $body
-            }
-            "leases" => {
-                let $map = &mut $self.snapshot.leases;
-                $body
-            }
-            other => panic!("{other}"),
-        }
-    };
-}
-
 impl World {
     pub fn add(&mut self, resource: &Resource, mut object: Value) {
         self.revision += 1;
@@ -84,15 +43,15 @@ impl World {
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let key = ObjectKey::new(text(&meta["namespace"]), text(&meta["name"]));
-        kinds!(self, resource, map => { map.insert(key, Arc::new(serde_json::from_value(object).unwrap())); });
+        self.snapshot.set(resource, key, Some(object)).unwrap();
     }
 
-    pub fn get(&mut self, resource: &Resource, key: &ObjectKey) -> Option<Value> {
-        kinds!(self, resource, map => map.get(key).map(|object| serde_json::to_value(&**object).unwrap()))
+    pub fn get(&self, resource: &Resource, key: &ObjectKey) -> Option<Value> {
+        self.snapshot.value(resource, key)
     }
 
     pub fn remove(&mut self, resource: &Resource, key: &ObjectKey) {
-        kinds!(self, resource, map => { map.remove(key); });
+        self.snapshot.set(resource, key.clone(), None).unwrap();
     }
 
     /// Applies every write, checking what the API server would check.
