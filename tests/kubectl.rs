@@ -128,6 +128,7 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
         "services svc v1 true Service",
         "leases coordination.k8s.io/v1 true Lease",
         "endpointslices discovery.k8s.io/v1 true EndpointSlice",
+        "ingressclasses networking.k8s.io/v1 false IngressClass",
         "ingresses ing networking.k8s.io/v1 true Ingress",
     ] {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -138,7 +139,12 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
         explained.contains("FIELD: clusterIP <string>") && explained.contains("allocated"),
         "{explained}"
     );
-    for kind in ["pod.spec.containers", "ingress.spec.rules", "endpointslice.endpoints"] {
+    for kind in [
+        "pod.spec.containers",
+        "ingress.spec.rules",
+        "ingressclass.spec.parameters",
+        "endpointslice.endpoints",
+    ] {
         assert!(kubectl.ok(&format!("explain {kind}")).contains("FIELD"), "{kind}");
     }
     for path in ["/healthz", "/readyz", "/livez"] {
@@ -190,6 +196,7 @@ fn objects_are_shown(kubectl: &Kubectl) {
         ),
         ("get svc", "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE", ["web", "NodePort", "80:3"]),
         ("get ingress", "NAME CLASS HOSTS ADDRESS PORTS AGE", ["web", "web.example", "172.31.77.11"]),
+        ("get ingressclass", "NAME CONTROLLER PARAMETERS AGE", ["minisvc", "minisvc.io/ingress", "<none>"]),
         ("get endpointslices", "NAME ADDRESSTYPE PORTS ENDPOINTS AGE", ["web-", "8080", "10.42.0."]),
         ("get ep", "NAME ENDPOINTS AGE", ["kubernetes", "172.31.77.11:6443", "10.42.0."]),
         ("get configmaps", "NAME DATA AGE", ["settings", "1", "s"]),
@@ -216,6 +223,7 @@ fn objects_are_shown(kubectl: &Kubectl) {
         ("pod echo", "Successfully assigned default/echo to node1"),
         ("svc web", "Endpoints:                10.42.0."),
         ("ingress web", "web:http (10.42.0."),
+        ("ingressclass minisvc", "minisvc.io/ingress"),
         ("endpointslice", "TargetRef:  Pod/echo"),
         ("configmap settings", "settings"),
         ("secret password", "Opaque"),

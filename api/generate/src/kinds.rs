@@ -72,6 +72,9 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
             generator.subschema_for::<discovery::v1::EndpointSlice>()
         }
         ("networking.k8s.io", "v1", "Ingress") => generator.subschema_for::<networking::v1::Ingress>(),
+        ("networking.k8s.io", "v1", "IngressClass") => {
+            generator.subschema_for::<networking::v1::IngressClass>()
+        }
         (group, version, kind) => bail!("no type for the served kind {group}/{version} {kind}"),
     };
     let target = schema.as_value().get("$ref").and_then(Value::as_str).context("schema without a name")?;

@@ -130,7 +130,7 @@ impl Agent {
         let client = config.client.clone();
         let mut kinds = vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::EndpointSlices];
         if ingress.is_some() {
-            kinds.extend([Kind::Ingresses, Kind::Secrets]);
+            kinds.extend([Kind::Ingresses, Kind::IngressClasses, Kind::Secrets]);
         }
         let interest = Interest::new(kinds)
             .pods_of_node(&identity.name)

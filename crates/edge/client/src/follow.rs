@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
-    networking::v1::Ingress,
+    networking::v1::{Ingress, IngressClass},
 };
 use kube::{
     Api,
@@ -58,6 +58,7 @@ pub enum Kind {
     Endpoints,
     EndpointSlices,
     Ingresses,
+    IngressClasses,
     Secrets,
     Leases,
 }
@@ -227,6 +228,11 @@ fn follow_kind(
         }
         Kind::Ingresses => {
             Box::pin(run::<Ingress>(Api::all(kube), config, kind, shared, |s, o| s.ingresses = o))
+        }
+        Kind::IngressClasses => {
+            Box::pin(run::<IngressClass>(Api::all(kube), config, kind, shared, |s, o| {
+                s.ingress_classes = o;
+            }))
         }
         Kind::Secrets => Box::pin(run::<Secret>(Api::all(kube), config, kind, shared, |s, o| s.secrets = o)),
         Kind::Leases => Box::pin(run::<Lease>(Api::all(kube), config, kind, shared, |s, o| s.leases = o)),

@@ -98,6 +98,7 @@ impl Manager {
             Kind::Endpoints,
             Kind::EndpointSlices,
             Kind::Ingresses,
+            Kind::IngressClasses,
             Kind::Leases,
         ]);
         let follower = follow(&client, &interest);

@@ -43,6 +43,7 @@ const WHOLE: [(Controller, Kinds); 8] = [
             && a.services.ptr_eq(&b.services)
             && a.endpoints.ptr_eq(&b.endpoints)
             && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
+            && a.ingress_classes.ptr_eq(&b.ingress_classes)
     }),
     (Controller::NodeLifecycle, |a, b| a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods)),
     (Controller::Scheduler, |a, b| {
@@ -50,7 +51,11 @@ const WHOLE: [(Controller, Kinds); 8] = [
     }),
     (Controller::NodeIpam, |a, b| a.nodes.ptr_eq(&b.nodes)),
     (Controller::ServiceLb, |a, b| a.services.ptr_eq(&b.services)),
-    (Controller::IngressStatus, |a, b| a.ingresses.ptr_eq(&b.ingresses) && a.nodes.ptr_eq(&b.nodes)),
+    (Controller::IngressStatus, |a, b| {
+        a.ingresses.ptr_eq(&b.ingresses)
+            && a.ingress_classes.ptr_eq(&b.ingress_classes)
+            && a.nodes.ptr_eq(&b.nodes)
+    }),
     (Controller::Namespace, |a, b| a.namespaces.ptr_eq(&b.namespaces)),
     (Controller::Garbage, |a, b| {
         a.pods.ptr_eq(&b.pods)
@@ -59,6 +64,7 @@ const WHOLE: [(Controller, Kinds); 8] = [
             && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
             && a.nodes.ptr_eq(&b.nodes)
             && a.ingresses.ptr_eq(&b.ingresses)
+            && a.ingress_classes.ptr_eq(&b.ingress_classes)
             && a.leases.len() == b.leases.len()
     }),
 ];

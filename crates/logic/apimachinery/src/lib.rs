@@ -5,6 +5,7 @@
 //! - [`storage`]: the shape of the store as the registry sees it: a consistent view and a list of changes.
 //! - [`snapshot`]: a cluster's objects folded from list and watch, and [`snapshot::Synced`], the proof that
 //!   every list was complete.
+//! - [`ingress_class`]: which Ingresses are served here.
 //! - [`cluster`]: the facts all nodes of a cluster share.
 //! - [`decode`]: text to values, bounded.
 //! - [`protobuf`]: Kubernetes' binary form to values, bounded.
@@ -18,6 +19,7 @@
 
 pub mod cluster;
 pub mod decode;
+pub mod ingress_class;
 pub mod join;
 pub mod managed;
 pub mod patch;

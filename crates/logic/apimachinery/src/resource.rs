@@ -190,6 +190,11 @@ pub static INGRESSES: Resource = Resource {
     subresources: &["status"],
     ..core("Ingress", "ingresses", "ingress", &["ing"], true)
 };
+/// networking.k8s.io/v1 IngressClass.
+pub static INGRESS_CLASSES: Resource = Resource {
+    group: "networking.k8s.io",
+    ..core("IngressClass", "ingressclasses", "ingressclass", &[], false)
+};
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Resource =
     Resource { group: "coordination.k8s.io", ..core("Lease", "leases", "lease", &[], true) };
@@ -206,6 +211,7 @@ pub static RESOURCES: &[&Resource] = &[
     &SERVICES,
     &LEASES,
     &ENDPOINT_SLICES,
+    &INGRESS_CLASSES,
     &INGRESSES,
 ];
 

@@ -10,7 +10,7 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
         discovery::v1::EndpointSlice,
-        networking::v1::Ingress,
+        networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -96,6 +96,8 @@ snapshot! {
     endpoint_slices: EndpointSlice = ENDPOINT_SLICES,
     /// networking.k8s.io/v1 Ingresses.
     ingresses: Ingress = INGRESSES,
+    /// networking.k8s.io/v1 IngressClasses.
+    ingress_classes: IngressClass = INGRESS_CLASSES,
     /// v1 Secrets.
     secrets: Secret = SECRETS,
     /// coordination.k8s.io/v1 Leases.

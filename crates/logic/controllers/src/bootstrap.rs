@@ -1,7 +1,8 @@
-//! The namespaces and Services that every cluster has.
+//! The namespaces, Services and the IngressClass that every cluster has.
 //!
 //! Namespaces `default`, `kube-system`, `kube-public`, `kube-node-lease`; Service `default/kubernetes` (the API server, by
-//! hand-made Endpoints and a hand-made EndpointSlice) and `kube-system/kube-dns` (cluster DNS; answered on each node, so without endpoints).
+//! hand-made Endpoints and a hand-made EndpointSlice) and `kube-system/kube-dns` (cluster DNS; answered on each node, so without endpoints);
+//! IngressClass `minisvc`, of what the nodes serve Ingresses by.
 
 use crate::{
     endpoint_slice_mirroring::SKIP_MIRROR,
@@ -13,7 +14,8 @@ use k8s_openapi::api::{
 };
 use minisvc_apimachinery::{
     ClusterConfig, ObjectKey, Snapshot,
-    resource::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, SERVICES},
+    ingress_class::{CLASS, CONTROLLER},
+    resource::{ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, NAMESPACES, SERVICES},
 };
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +32,14 @@ pub fn plan(snapshot: &Snapshot, cluster: &ClusterConfig, api_server: SocketAddr
             let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
             plan.writes.push(Write::Create { resource: &NAMESPACES, key, object });
         }
+    }
+    let key = ObjectKey::cluster(CLASS);
+    if !snapshot.ingress_classes.contains_key(&key) {
+        let object = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+            "metadata": { "name": CLASS }, "spec": { "controller": CONTROLLER },
+        });
+        plan.writes.push(Write::Create { resource: &INGRESS_CLASSES, key, object });
     }
     let exists = |namespace: &str| snapshot.namespaces.contains_key(&ObjectKey::cluster(namespace));
     if exists("default") {
@@ -169,6 +179,7 @@ mod tests {
         }
         assert!(plan(&world.snapshot, &config, api).is_settled());
         assert_eq!(world.snapshot.namespaces.len(), 4);
+        assert!(world.snapshot.ingress_classes.contains_key(&ObjectKey::cluster("minisvc")));
         let dns = &world.snapshot.services[&ObjectKey::new("kube-system", "kube-dns")];
         assert_eq!(cluster_ip(dns), Some("10.43.0.10"));
         let moved: SocketAddr = "192.168.9.2:6443".parse().unwrap();

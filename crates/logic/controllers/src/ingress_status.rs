@@ -4,21 +4,9 @@ use crate::{
     objects::{node_address, node_is_ready, version_guard},
     plan::{Plan, Write},
 };
-use k8s_openapi::api::networking::v1::Ingress;
-use minisvc_apimachinery::{Snapshot, resource::INGRESSES};
+use minisvc_apimachinery::{Snapshot, ingress_class::is_ours, resource::INGRESSES};
 use serde_json::json;
 use std::{collections::BTreeSet, net::IpAddr};
-
-/// Class of the Ingresses that minisvc serves; those that name no class are served too.
-pub const CLASS: &str = "minisvc";
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
-
-/// Whether an Ingress is ours.
-pub fn is_ours(ingress: &Ingress) -> bool {
-    let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
-    let annotation = ingress.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
-    class.or(annotation.map(String::as_str)).is_none_or(|class| class == CLASS)
-}
 
 /// Plans the status of every Ingress of ours.
 pub fn plan(snapshot: &Snapshot) -> Plan {
@@ -26,7 +14,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let addresses: BTreeSet<IpAddr> = ready.filter_map(|node| node_address(node)).collect();
     let wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let mut plan = Plan::default();
-    for (key, ingress) in snapshot.ingresses.iter().filter(|(_, ingress)| is_ours(ingress)) {
+    let classes = &snapshot.ingress_classes;
+    for (key, ingress) in snapshot.ingresses.iter().filter(|(_, ingress)| is_ours(ingress, classes)) {
         let status = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let present = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
         let same = present.len() == wanted.len()

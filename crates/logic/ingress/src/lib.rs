@@ -12,7 +12,7 @@ mod backend;
 mod plan;
 mod table;
 
-pub use plan::{INGRESS_CLASS, desired};
+pub use plan::desired;
 pub use table::{Backend, Certificate, PathType, Route, RouteTable};
 
 #[cfg(test)]

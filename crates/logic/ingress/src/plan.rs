@@ -1,20 +1,15 @@
 //! From a snapshot to the route table.
 //!
-//! In: Ingresses, Services, EndpointSlices, Secrets. Out: the table, and what was left out with the reason.
+//! In: Ingresses, IngressClasses, Services, EndpointSlices, Secrets. Out: the table, and what was left out with the reason.
 
 use crate::{
     backend::{Backends, Fault},
     table::{Certificate, PathType, RouteTable},
 };
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
-use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
+use minisvc_apimachinery::{ObjectKey, Snapshot, Synced, ingress_class};
 use minisvc_reconcile::{Planned, Rejection};
 use std::sync::Arc;
-
-/// `spec.ingressClassName` of the Ingresses that are served; those without a class are served too.
-pub const INGRESS_CLASS: &str = "minisvc";
-/// The annotation that named the class before the field existed.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// The route table of a snapshot. Ingresses of another class are ignored.
 pub fn desired(snapshot: &Synced<Snapshot>) -> Planned<RouteTable> {
@@ -24,7 +19,8 @@ pub fn desired(snapshot: &Synced<Snapshot>) -> Planned<RouteTable> {
         table: RouteTable::default(),
         rejected: Vec::new(),
     };
-    let mut ingresses: Vec<_> = snapshot.ingresses.iter().filter(|(_, ingress)| is_ours(ingress)).collect();
+    let ours = |ingress: &Ingress| ingress_class::is_ours(ingress, &snapshot.ingress_classes);
+    let mut ingresses: Vec<_> = snapshot.ingresses.iter().filter(|(_, ingress)| ours(ingress)).collect();
     // The older Ingress has what two of them claim, so that a new one cannot take over a host.
     ingresses.sort_by_key(|(key, ingress)| {
         (ingress.metadata.creation_timestamp.as_ref().map(|time| time.0), (*key).clone())
@@ -34,12 +30,6 @@ pub fn desired(snapshot: &Synced<Snapshot>) -> Planned<RouteTable> {
     }
     plan.rejected.sort();
     Planned { desired: plan.table, rejected: plan.rejected }
-}
-
-fn is_ours(ingress: &Ingress) -> bool {
-    let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
-    let annotation = || ingress.metadata.annotations.as_ref()?.get(CLASS_ANNOTATION).map(String::as_str);
-    field.or_else(annotation).is_none_or(|class| class == INGRESS_CLASS)
 }
 
 struct Plan<'a> {

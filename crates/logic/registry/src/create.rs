@@ -55,8 +55,11 @@ pub(crate) fn create_tracked(
     let subject = Subject { resource: r, key: &key, cluster: ctx.cluster };
     strategy.default(&mut object);
     strategy.prepare_create(&mut object, &subject);
+    track(ctx, &subject, None, None, &mut object, sent, tracking);
+    strategy.mutate(&mut object, view);
     let mut causes = meta::validate(&object, strategy);
     causes.extend(strategy.validate(&object, &subject));
+    causes.extend(strategy.validate_create(&object));
     if !causes.is_empty() {
         return Err(Status::invalid(r, &key.name, causes));
     }
@@ -65,7 +68,6 @@ pub(crate) fn create_tracked(
     if view.get(&storage_key).is_some() {
         return Err(Status::already_exists(r, &key.name));
     }
-    track(ctx, &subject, None, None, &mut object, sent, tracking);
     let allocated = strategy.allocate(ctx, view, Some(&mut object), None, &subject)?;
     Ok(Outcome { created: true, ..Outcome::put(storage_key, object, allocated, ctx.dry_run) })
 }

@@ -7,8 +7,8 @@ use minisvc_apimachinery::{
 };
 use serde_json::Value;
 
-/// Rules of one kind. The generic part calls, for a create: `default`, `prepare_create`, `validate`, `admit`,
-/// `allocate`; for an update: `default`, `prepare_update`, `validate_update`, `validate` (unless only metadata changed), `admit`, `allocate`.
+/// Rules of one kind. The generic part calls, for a create: `default`, `prepare_create`, `mutate`, `validate`,
+/// `validate_create`, `admit`, `allocate`; for an update: `default`, `prepare_update`, `validate_update`, `validate` (unless only metadata changed), `admit`, `allocate`.
 pub(crate) trait Strategy: Sync {
     /// Whether the object has the kind's types; else why not, in words.
     fn check_types(&self, object: &Value) -> Result<(), String>;
@@ -28,6 +28,9 @@ pub(crate) trait Strategy: Sync {
         }
     }
 
+    /// Completes a new object from what else is stored (mutating admission). What it sets has no owner.
+    fn mutate(&self, _object: &mut Value, _view: &dyn Read) {}
+
     /// Takes over from the old version what an update may not change or left out.
     fn prepare_update(&self, new: &mut Value, old: &Value, _subject: &Subject<'_>) {
         value::keep(new, old, "status");
@@ -35,6 +38,11 @@ pub(crate) trait Strategy: Sync {
 
     /// Faults of the object by itself.
     fn validate(&self, _object: &Value, _subject: &Subject<'_>) -> Vec<Cause> {
+        Vec::new()
+    }
+
+    /// Faults that are no reason to refuse what is stored already.
+    fn validate_create(&self, _object: &Value) -> Vec<Cause> {
         Vec::new()
     }
 

@@ -100,6 +100,30 @@ pub(crate) fn qualified_name(text: &str) -> Faults {
     faults
 }
 
+/// A name that may stand in a URL's path.
+pub(crate) fn path_segment(text: &str) -> Faults {
+    let whole =
+        [".", ".."].into_iter().filter(|name| text == *name).map(|name| format!("may not be '{name}'"));
+    let part = ["/", "%"].into_iter().filter(|part| text.contains(part));
+    whole.chain(part.map(|part| format!("may not contain '{part}'"))).collect()
+}
+
+/// `domain/path`, as controllers are named; each fault with the part it is in.
+pub(crate) fn domain_prefixed_path(text: &str) -> Vec<(&str, String)> {
+    let (domain, path) = match text.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => (domain, path),
+        _ => return vec![(text, "must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned())],
+    };
+    let mut faults: Vec<(&str, String)> =
+        subdomain(domain).into_iter().map(|fault| (domain, fault)).collect();
+    let ok = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte);
+    if !path.bytes().all(ok) {
+        let words = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        faults.push((path, words.to_owned()));
+    }
+    faults
+}
+
 /// A label's value: at most 63 bytes.
 pub(crate) fn label_value(text: &str) -> Faults {
     checked(text, 63, text.is_empty() || is_name_part(text), LABEL_VALUE)

@@ -10,6 +10,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use minisvc_apimachinery::resource::RESOURCES;
 use minisvc_client::ApiClient;
 use serde_json::{Value, json};
 use std::{
@@ -54,17 +55,8 @@ impl State {
     pub(super) fn put(&mut self, key: &Key, mut object: Value) -> Value {
         self.revision += 1;
         let there = self.objects.contains_key(key);
-        let group = match key.0.as_str() {
-            "endpointslices" => ("discovery.k8s.io/v1", "EndpointSlice"),
-            "endpoints" => ("v1", "Endpoints"),
-            "leases" => ("coordination.k8s.io/v1", "Lease"),
-            "pods" => ("v1", "Pod"),
-            "nodes" => ("v1", "Node"),
-            "services" => ("v1", "Service"),
-            "namespaces" => ("v1", "Namespace"),
-            _ => ("v1", "Event"),
-        };
-        (object["apiVersion"], object["kind"]) = (group.0.into(), group.1.into());
+        let resource = RESOURCES.iter().find(|r| r.plural == key.0).unwrap();
+        (object["apiVersion"], object["kind"]) = (resource.api_version().into(), resource.kind.into());
         object["metadata"]["resourceVersion"] = self.revision.to_string().into();
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = format!("uid-{}", self.revision).into();

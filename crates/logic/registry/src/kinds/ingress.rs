@@ -6,15 +6,14 @@ use crate::{
     strategy::Strategy,
     syntax,
     table::{Column, age, name},
-    value::{at, int, items, text},
+    value::{at, int, items, set, text},
 };
 use k8s_openapi::api::networking::v1::Ingress;
-use minisvc_apimachinery::Cause;
+use minisvc_apimachinery::{Cause, ingress_class::CLASS_ANNOTATION, storage::Read};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 const PATH_TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const SHOWN_MAX: usize = 3;
 
 pub(crate) struct Ingresses;
@@ -55,17 +54,27 @@ impl Strategy for Ingresses {
                 causes.push(Cause::invalid("spec.ingressClassName", class, &fault));
             }
         }
-        let annotations = object.pointer("/metadata/annotations");
-        let annotated = annotations.and_then(|map| map.get(CLASS_ANNOTATION)).and_then(Value::as_str);
-        if let Some(annotated) = annotated
-            && !class.is_empty()
-            && annotated != class
-        {
-            let words = "must match `ingressClassName` when both are specified";
-            let field = format!("metadata.annotations.{CLASS_ANNOTATION}");
-            causes.push(Cause::invalid(field, annotated, words));
-        }
         causes
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<Cause> {
+        let class = text(object, "/spec/ingressClassName");
+        let Some(annotated) = class_annotation(object).and_then(Value::as_str) else { return Vec::new() };
+        if class.is_empty() || annotated == class {
+            return Vec::new();
+        }
+        let words = "must match `ingressClassName` when both are specified";
+        vec![Cause::invalid(format!("annotations.{CLASS_ANNOTATION}"), annotated, words)]
+    }
+
+    /// An Ingress that names no class gets the default one.
+    fn mutate(&self, object: &mut Value, view: &dyn Read) {
+        if at(object, "/spec/ingressClassName").is_none()
+            && class_annotation(object).is_none()
+            && let Some(class) = super::ingress_class::default_name(view)
+        {
+            set(object, "spec", "ingressClassName", class);
+        }
     }
 
     fn validate_subresource(&self, _name: &str, new: &Value, _old: &Value) -> Vec<Cause> {
@@ -127,6 +136,10 @@ pub(super) fn load_balancer_status(object: &Value) -> Vec<Cause> {
         }
     }
     causes
+}
+
+fn class_annotation(object: &Value) -> Option<&Value> {
+    object.pointer("/metadata/annotations")?.get(CLASS_ANNOTATION)
 }
 
 fn hosts(object: &Value) -> String {

@@ -10,6 +10,7 @@ mod endpoint_slice;
 mod endpoints;
 mod event;
 mod ingress;
+mod ingress_class;
 mod lease;
 mod namespace;
 mod node;
@@ -24,6 +25,7 @@ pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
         "endpoints" => &endpoints::EndpointsStrategy,
         "endpointslices" => &endpoint_slice::EndpointSlices,
         "events" => &event::Events,
+        "ingressclasses" => &ingress_class::IngressClasses,
         "ingresses" => &ingress::Ingresses,
         "leases" => &lease::Leases,
         "namespaces" => &namespace::Namespaces,

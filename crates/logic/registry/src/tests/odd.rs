@@ -50,6 +50,8 @@ fn samples() -> Vec<Value> {
                 "defaultBackend": {"service": {"name": "a", "port": {"name": "b"}}},
                 "rules": [{"host": "a.b", "http": {"paths": [{"path": "/", "pathType": "Exact", "backend": {"service": {"name": "a", "port": {"number": 1}}}}]}}]},
             "status": {"loadBalancer": {"ingress": [{"hostname": "h"}]}}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": meta,
+            "spec": {"controller": "a.b/c", "parameters": {"apiGroup": "d.e", "kind": "F", "name": "g", "scope": "Namespace", "namespace": "h"}}}),
     ]
 }
 

@@ -48,6 +48,12 @@ fn ingresses() {
 }
 
 #[test]
+fn ingress_classes() {
+    let base = base("networking.k8s.io/v1", "IngressClass");
+    all_are_refused(include_str!("refusals/ingressclasses.txt"), &base, "/spec");
+}
+
+#[test]
 fn events() {
     all_are_refused(include_str!("refusals/events.txt"), &base("v1", "Event"), "");
 }

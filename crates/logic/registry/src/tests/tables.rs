@@ -4,8 +4,8 @@ use crate::{IncludeObject, table};
 use minisvc_apimachinery::{
     Resource,
     resource::{
-        ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, RESOURCES, SECRETS,
-        SERVICES,
+        ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, LEASES, NAMESPACES, NODES, PODS,
+        RESOURCES, SECRETS, SERVICES,
     },
 };
 use serde_json::{Value, json};
@@ -123,6 +123,12 @@ fn rows_of_network_kinds_are_kubectls() {
             &ENDPOINTS,
             json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}]}, {"addresses": [{"ip": "192.0.2.2"}, {"ip": "2001:db8::1"}], "ports": [{"port": 80}, {"port": 81}]}]}),
             "x|192.0.2.1,192.0.2.2:80,[2001:db8::1]:80 + 2 more...|5m",
+        ),
+        (&INGRESS_CLASSES, json!({"spec": {"controller": "a.b/c"}}), "x|a.b/c|<none>|5m"),
+        (
+            &INGRESS_CLASSES,
+            json!({"spec": {"controller": "a.b/c", "parameters": {"apiGroup": "d.e", "kind": "F", "name": "g"}}}),
+            "x|a.b/c|F.d.e/g|5m",
         ),
     ];
     for (r, object, expected) in table {
