@@ -1,6 +1,8 @@
 //! kubectl, where it is installed, against a lab: what a person types every day, in kubectl's own words.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[path = "kubectl/accounts.rs"]
+mod accounts;
 mod common;
 
 use common::{LONG, Lab, Said, eventually, is_there, run, says};
@@ -90,6 +92,7 @@ fn kubectl_is_at_home() {
     objects_are_applied(&kubectl);
     objects_are_shown(&kubectl);
     objects_are_changed(&kubectl);
+    accounts::namespaces_have_accounts(&kubectl);
     pods_are_entered(&kubectl);
     pods_are_attached_to(&kubectl);
     ports_are_forwarded(&kubectl);
@@ -98,7 +101,7 @@ fn kubectl_is_at_home() {
     what_is_not_served_is_refused(&kubectl);
     let deleted = kubectl.of(&["delete", "-f", "-"], &format!("{PODS}---\n{WEB}")).ok();
     assert_eq!(deleted.lines().filter(|line| line.contains("deleted")).count(), 6, "{deleted}");
-    assert_eq!(kubectl.ok("get pods,ingresses,configmaps,secrets -o name"), "");
+    assert_eq!(kubectl.ok("get pods,ingresses,configmaps,secrets -o name"), "configmap/kube-root-ca.crt\n");
     a_node_is_drained(&kubectl);
     lab.down();
 }
@@ -125,6 +128,7 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
         "nodes no v1 false Node",
         "pods po v1 true Pod",
         "secrets v1 true Secret",
+        "serviceaccounts sa v1 true ServiceAccount",
         "services svc v1 true Service",
         "leases coordination.k8s.io/v1 true Lease",
         "endpointslices discovery.k8s.io/v1 true EndpointSlice",

@@ -58,6 +58,7 @@ const FIELDS: &[(&str, &[(&str, Merge)])] = &[
     ("LoadBalancerIngress", &[("ports", Atomic)]),
     ("Endpoints", &[("subsets", Atomic)]),
     ("EndpointSubset", &[("addresses", Atomic), ("notReadyAddresses", Atomic), ("ports", Atomic)]),
+    ("ServiceAccount", &[("imagePullSecrets", Atomic), ("secrets", Keyed(&["name"]))]),
     ("NamespaceSpec", &[("finalizers", Atomic)]),
     ("NamespaceStatus", &[("conditions", Keyed(&["type"]))]),
     ("NodeSpec", &[("podCIDRs", MergedSet), ("taints", Atomic)]),

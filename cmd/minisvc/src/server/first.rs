@@ -104,6 +104,7 @@ fn manager(
     let config = ManagerConfig {
         cluster: cluster.clone(),
         api_server,
+        ca: pki.ca_certificate().to_owned(),
         grace: minisvc_controllers::node_lifecycle::Grace::default(),
         node_name: name.to_owned(),
     };

@@ -98,7 +98,9 @@ fn value(variable: &EnvVar, pod: &Pod, local: &LocalPod, facts: &NodeFacts<'_>) 
         "metadata.namespace" => local.namespace.clone(),
         "metadata.uid" => pod.metadata.uid.clone().unwrap_or_default(),
         "spec.nodeName" => facts.node_name.to_owned(),
-        "spec.serviceAccountName" => "default".to_owned(),
+        "spec.serviceAccountName" => {
+            pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
+        }
         "status.podIP" | "status.podIPs" => local.address.to_string(),
         "status.hostIP" | "status.hostIPs" => facts.node_address.to_string(),
         _ => String::new(),

@@ -13,7 +13,7 @@ use crate::{
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
+    core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -61,6 +61,8 @@ pub enum Kind {
     IngressClasses,
     Secrets,
     Leases,
+    ServiceAccounts,
+    ConfigMaps,
 }
 
 /// Which objects of a kind, as the API's selectors.
@@ -236,6 +238,14 @@ fn follow_kind(
         }
         Kind::Secrets => Box::pin(run::<Secret>(Api::all(kube), config, kind, shared, |s, o| s.secrets = o)),
         Kind::Leases => Box::pin(run::<Lease>(Api::all(kube), config, kind, shared, |s, o| s.leases = o)),
+        Kind::ServiceAccounts => {
+            Box::pin(run::<ServiceAccount>(Api::all(kube), config, kind, shared, |s, o| {
+                s.service_accounts = o;
+            }))
+        }
+        Kind::ConfigMaps => {
+            Box::pin(run::<ConfigMap>(Api::all(kube), config, kind, shared, |s, o| s.config_maps = o))
+        }
     }
 }
 

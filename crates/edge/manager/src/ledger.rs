@@ -39,6 +39,8 @@ pub(crate) enum Controller {
     ServiceLb,
     IngressStatus,
     Namespace,
+    ServiceAccount,
+    RootCa,
     Garbage,
 }
 

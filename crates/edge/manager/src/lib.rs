@@ -15,7 +15,7 @@ mod services;
 
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_client::{ApiClient, Contact, Interest, Kind, events, events::Occurrence, follow};
-use minisvc_controllers::{Notice, node_lifecycle::Grace};
+use minisvc_controllers::{Notice, node_lifecycle::Grace, service_account};
 use rounds::Rounds;
 use std::{
     future::Future,
@@ -43,6 +43,8 @@ pub struct ManagerConfig {
     pub cluster: ClusterConfig,
     /// Where nodes and Pods reach the API server: becomes the endpoint of Service `default/kubernetes`.
     pub api_server: SocketAddr,
+    /// The CA's certificates, PEM: what Pods verify the API server by.
+    pub ca: String,
     /// When silent nodes count as dead.
     pub grace: Grace,
     /// Name of the node this runs on, for Events.
@@ -100,7 +102,9 @@ impl Manager {
             Kind::Ingresses,
             Kind::IngressClasses,
             Kind::Leases,
-        ]);
+            Kind::ServiceAccounts,
+        ])
+        .with_fields(Kind::ConfigMaps, &format!("metadata.name={}", service_account::ROOT_CA));
         let follower = follow(&client, &interest);
         let (ready, receiver) = watch::channel(false);
         let health = Health { ready: receiver, contact: follower.contact() };

@@ -12,7 +12,7 @@ use minisvc_client::ApiClient;
 use minisvc_controllers::{
     Notice, Plan, Write, bootstrap, garbage, ingress_status, namespace, node_ipam,
     node_lifecycle::{self, Observations},
-    scheduler, service_lb,
+    scheduler, service_account, service_lb,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -37,7 +37,7 @@ const GAP_MAX_SECONDS: f64 = 2.0;
 type Kinds = fn(&Snapshot, &Snapshot) -> bool;
 
 /// The controllers that plan on the whole snapshot, and whether two snapshots are the same to them.
-const WHOLE: [(Controller, Kinds); 8] = [
+const WHOLE: [(Controller, Kinds); 10] = [
     (Controller::Bootstrap, |a, b| {
         a.namespaces.ptr_eq(&b.namespaces)
             && a.services.ptr_eq(&b.services)
@@ -57,6 +57,10 @@ const WHOLE: [(Controller, Kinds); 8] = [
             && a.nodes.ptr_eq(&b.nodes)
     }),
     (Controller::Namespace, |a, b| a.namespaces.ptr_eq(&b.namespaces)),
+    (Controller::ServiceAccount, |a, b| {
+        a.namespaces.ptr_eq(&b.namespaces) && a.service_accounts.ptr_eq(&b.service_accounts)
+    }),
+    (Controller::RootCa, |a, b| a.namespaces.ptr_eq(&b.namespaces) && a.config_maps.ptr_eq(&b.config_maps)),
     (Controller::Garbage, |a, b| {
         a.pods.ptr_eq(&b.pods)
             && a.services.ptr_eq(&b.services)
@@ -65,6 +69,7 @@ const WHOLE: [(Controller, Kinds); 8] = [
             && a.nodes.ptr_eq(&b.nodes)
             && a.ingresses.ptr_eq(&b.ingresses)
             && a.ingress_classes.ptr_eq(&b.ingress_classes)
+            && a.service_accounts.ptr_eq(&b.service_accounts)
             && a.leases.len() == b.leases.len()
     }),
 ];
@@ -218,6 +223,8 @@ impl Rounds {
             Controller::ServiceLb => service_lb::plan(snapshot, &config.cluster),
             Controller::IngressStatus => ingress_status::plan(snapshot),
             Controller::Namespace => namespace::plan(snapshot),
+            Controller::ServiceAccount => service_account::plan(snapshot),
+            Controller::RootCa => service_account::plan_root_ca(snapshot, &config.ca),
             Controller::Garbage => garbage::plan(snapshot),
             // Planned Service by Service.
             Controller::EndpointSlice | Controller::Endpoints | Controller::Mirroring => Plan::default(),

@@ -72,6 +72,7 @@ impl Running {
         let config = ManagerConfig {
             cluster: ClusterConfig { load_balancer_pool: pool, ..ClusterConfig::default() },
             api_server: "192.168.9.1:6443".parse().unwrap(),
+            ca: "PEM".to_owned(),
             grace,
             node_name: "node1".to_owned(),
         };

@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use minisvc_apimachinery::{
     ClusterConfig, ObjectKey, Resource,
     cluster::AddressRange,
-    resource::{ENDPOINT_SLICES, EVENTS, LEASES, NAMESPACES, NODES, PODS, SERVICES},
+    resource::{
+        CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, LEASES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, SERVICES,
+    },
 };
 use minisvc_apiserver::{ApiServer, CancellationToken, Pki, PkiOptions, pki::node_request};
-use minisvc_client::{ApiClient, Credentials, JoinError, PatchKind, join, lease};
+use minisvc_client::{ApiClient, Credentials, DeleteOptions, JoinError, PatchKind, join, lease};
 use minisvc_controllers::node_lifecycle::Grace;
 use minisvc_manager::{Manager, ManagerConfig};
 use minisvc_store::{Limits, Store};
@@ -126,6 +128,34 @@ async fn runs(node: &ApiClient, name: &str, address: &str) {
     node.patch::<Value>(&PODS, &key, Some("status"), PatchKind::Merge, &status).await.unwrap();
 }
 
+async fn namespaces_have_an_account_and_the_certificates(admin: &ApiClient, ca: &str) {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "late"}});
+    admin.create::<Value>(&NAMESPACES, "", &namespace).await.unwrap();
+    // Sent at once: nobody has made the account yet.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "early"},
+        "spec": {"containers": [{"name": "c", "image": "echo"}]}});
+    let pod: Value = admin.create(&PODS, "late", &pod).await.unwrap();
+    assert_eq!(pod["spec"]["serviceAccountName"], "default");
+    let account = ObjectKey::new("late", "default");
+    for _ in 0..2 {
+        until(admin, &SERVICE_ACCOUNTS, &account, "the account", |o| o["kind"] == "ServiceAccount").await;
+        admin.delete(&SERVICE_ACCOUNTS, &account, &DeleteOptions::default()).await.unwrap();
+    }
+    let root_ca = ObjectKey::new("late", "kube-root-ca.crt");
+    let is_right = |object: &Value| object["data"] == json!({ "ca.crt": ca });
+    until(admin, &CONFIG_MAPS, &root_ca, "the certificates", is_right).await;
+    for broken in
+        [json!({"data": {"ca.crt": "mine"}}), json!({"data": {"ca.crt": "mine"}, "immutable": true})]
+    {
+        let patch = PatchKind::Merge;
+        let changed: Value = admin.patch(&CONFIG_MAPS, &root_ca, None, patch, &broken).await.unwrap();
+        assert!(!is_right(&changed));
+        until(admin, &CONFIG_MAPS, &root_ca, "the certificates again", is_right).await;
+    }
+    admin.delete(&NAMESPACES, &ObjectKey::cluster("late"), &DeleteOptions::default()).await.unwrap();
+    until(admin, &NAMESPACES, &ObjectKey::cluster("late"), "the namespace to go", Value::is_null).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_run_over_a_restart_of_its_server() {
     let dir = tempfile::tempdir().unwrap();
@@ -135,6 +165,7 @@ async fn a_cluster_is_run_over_a_restart_of_its_server() {
     let config = ManagerConfig {
         cluster: cluster(),
         api_server: "192.168.9.1:6443".parse().unwrap(),
+        ca: server.pki.ca_certificate().to_owned(),
         grace: Grace::default(),
         node_name: "node1".to_owned(),
     };
@@ -145,6 +176,8 @@ async fn a_cluster_is_run_over_a_restart_of_its_server() {
     assert!(tokio::time::timeout(PATIENCE, health.ready()).await.unwrap());
     let dns = ObjectKey::new("kube-system", "kube-dns");
     until(&admin, &SERVICES, &dns, "kube-dns", |s| s["spec"]["clusterIP"] == "10.43.0.10").await;
+
+    namespaces_have_an_account_and_the_certificates(&admin, server.pki.ca_certificate()).await;
 
     let (key, csr) = node_request("node2").unwrap();
     let (token, ip) = (server.pki.join_token.to_string(), IpAddr::from([192, 168, 9, 2]));

@@ -179,6 +179,9 @@ pub static EVENTS: Resource = core("Event", "events", "event", &["ev"], true);
 pub static SECRETS: Resource = core("Secret", "secrets", "secret", &[], true);
 /// v1 ConfigMap.
 pub static CONFIG_MAPS: Resource = core("ConfigMap", "configmaps", "configmap", &["cm"], true);
+/// v1 ServiceAccount.
+pub static SERVICE_ACCOUNTS: Resource =
+    core("ServiceAccount", "serviceaccounts", "serviceaccount", &["sa"], true);
 /// discovery.k8s.io/v1 EndpointSlice.
 pub static ENDPOINT_SLICES: Resource = Resource {
     group: "discovery.k8s.io",
@@ -208,6 +211,7 @@ pub static RESOURCES: &[&Resource] = &[
     &NODES,
     &PODS,
     &SECRETS,
+    &SERVICE_ACCOUNTS,
     &SERVICES,
     &LEASES,
     &ENDPOINT_SLICES,

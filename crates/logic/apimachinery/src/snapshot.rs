@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Endpoints, Namespace, Node, Pod, Secret, Service},
+        core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, IngressClass},
     },
@@ -92,6 +92,10 @@ snapshot! {
     services: Service = SERVICES,
     /// v1 Endpoints.
     endpoints: Endpoints = ENDPOINTS,
+    /// v1 ServiceAccounts.
+    service_accounts: ServiceAccount = SERVICE_ACCOUNTS,
+    /// v1 ConfigMaps.
+    config_maps: ConfigMap = CONFIG_MAPS,
     /// discovery.k8s.io/v1 EndpointSlices.
     endpoint_slices: EndpointSlice = ENDPOINT_SLICES,
     /// networking.k8s.io/v1 Ingresses.

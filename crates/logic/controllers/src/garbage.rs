@@ -10,12 +10,24 @@ use crate::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use minisvc_apimachinery::{
     ObjectKey, Resource, Snapshot,
-    resource::{self, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SERVICES},
+    resource::{
+        self, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS,
+        SERVICES,
+    },
 };
 
 /// Kinds of which the snapshot holds every object: what is not there does not exist.
-pub const FOLLOWED: [&Resource; 8] =
-    [&ENDPOINTS, &NAMESPACES, &NODES, &PODS, &SERVICES, &LEASES, &ENDPOINT_SLICES, &INGRESSES];
+pub const FOLLOWED: [&Resource; 9] = [
+    &ENDPOINTS,
+    &NAMESPACES,
+    &NODES,
+    &PODS,
+    &SERVICE_ACCOUNTS,
+    &SERVICES,
+    &LEASES,
+    &ENDPOINT_SLICES,
+    &INGRESSES,
+];
 
 /// Plans the deletion of everything whose owners are all gone.
 pub fn plan(snapshot: &Snapshot) -> Plan {

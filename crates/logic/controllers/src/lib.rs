@@ -7,6 +7,7 @@
 //! - [`scheduler`]: which node runs a Pod.
 //! - [`node_ipam`]: each node's part of the Pod network.
 //! - [`node_lifecycle`]: nodes that fell silent, Pods whose node is gone.
+//! - [`service_account`]: the default account and the CA's certificates in each namespace.
 //! - [`service_lb`]: addresses of Services of type LoadBalancer.
 //! - [`ingress_status`]: the addresses at which an Ingress is reached.
 //! - [`namespace`]: emptying what is being deleted.
@@ -27,6 +28,7 @@ pub mod node_lifecycle;
 mod objects;
 pub mod plan;
 pub mod scheduler;
+pub mod service_account;
 pub mod service_lb;
 #[cfg(test)]
 mod world;

@@ -63,7 +63,7 @@ pub(crate) fn create_tracked(
     if !causes.is_empty() {
         return Err(Status::invalid(r, &key.name, causes));
     }
-    strategy.admit(&object, None, &subject)?;
+    strategy.admit(view, &object, None, &subject)?;
     let storage_key = r.storage_key(&key);
     if view.get(&storage_key).is_some() {
         return Err(Status::already_exists(r, &key.name));

@@ -52,7 +52,13 @@ pub(crate) trait Strategy: Sync {
     }
 
     /// What is well formed and still not wanted here: 403.
-    fn admit(&self, _new: &Value, _old: Option<&Value>, _subject: &Subject<'_>) -> Result<(), Status> {
+    fn admit(
+        &self,
+        _view: &dyn Read,
+        _new: &Value,
+        _old: Option<&Value>,
+        _subject: &Subject<'_>,
+    ) -> Result<(), Status> {
         Ok(())
     }
 

@@ -142,7 +142,7 @@ fn replace(
     track(ctx, &subject, subresource, Some(&old), &mut new, sent, tracking);
     let mut allocated = Vec::new();
     if subresource.is_none() {
-        strategy.admit(&new, Some(&old), &subject)?;
+        strategy.admit(view, &new, Some(&old), &subject)?;
         allocated = strategy.allocate(ctx, view, Some(&mut new), Some(&old), &subject)?;
     }
     if may_go_now(strategy, &new, &old) {

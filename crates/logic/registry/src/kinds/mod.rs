@@ -17,6 +17,7 @@ mod node;
 pub(crate) mod pod;
 mod secret;
 pub(crate) mod service;
+mod service_account;
 
 /// The rules of a kind.
 pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
@@ -32,6 +33,7 @@ pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
         "nodes" => &node::Nodes,
         "pods" => &pod::Pods,
         "secrets" => &secret::Secrets,
+        "serviceaccounts" => &service_account::ServiceAccounts,
         "services" => &service::Services,
         _ => return Err(Status::no_such_path()),
     })

@@ -34,6 +34,8 @@ fn samples() -> Vec<Value> {
                 "nodeInfo": {"osImage": "x"}}}),
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": meta, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}),
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": {"a": "YQ=="}, "stringData": {"b": "c"}, "immutable": true}),
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta, "automountServiceAccountToken": false,
+            "secrets": [{"name": "a", "namespace": "b"}], "imagePullSecrets": [{"name": "a"}]}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"a": "b"}, "binaryData": {"c": "YQ=="}, "immutable": true}),
         json!({"apiVersion": "v1", "kind": "Event", "metadata": meta, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
             "message": "m", "count": 1, "lastTimestamp": "2026-01-01T00:00:00Z", "source": {"component": "c", "host": "h"}}),

@@ -2,7 +2,7 @@
 
 use super::{World, key, says};
 use crate::{DeleteOptions, bind, evict};
-use minisvc_apimachinery::resource::PODS;
+use minisvc_apimachinery::{resource::PODS, storage::Change};
 use serde_json::{Value, json};
 
 fn pod(spec: Value) -> Value {
@@ -37,6 +37,7 @@ fn a_pod_gets_its_defaults() {
     let expected = json!({
         "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
         "terminationGracePeriodSeconds": 30, "enableServiceLinks": true, "securityContext": {},
+        "serviceAccountName": "default", "serviceAccount": "default",
         "containers": [{"name": "c", "image": "reg:5000/echo:1", "imagePullPolicy": "IfNotPresent",
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File", "resources": {},
             "ports": [{"containerPort": 80, "protocol": "TCP"}],
@@ -45,6 +46,41 @@ fn a_pod_gets_its_defaults() {
     assert_eq!(object["spec"], expected);
     assert_eq!(object["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
     assert_eq!(object["metadata"]["generation"], 1);
+}
+
+#[test]
+fn a_pod_runs_as_an_account_that_is_there() {
+    let mut world = World::new();
+    let named = |field: &str, account: &str| {
+        let mut pod = pod(one(json!({})));
+        pod["spec"][field] = account.into();
+        pod
+    };
+    let refused = world.refused(named("serviceAccountName", "robot"));
+    let words = r#"pods "p" is forbidden: error looking up service account default/robot: serviceaccount "robot" not found"#;
+    assert_eq!(refused, words);
+    world.refused(named("serviceAccount", "robot"));
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"},
+        "secrets": [{"name": "a", "namespace": "b", "kind": "Secret"}]});
+    let account = world.create(account).unwrap().object;
+    assert_eq!(account["secrets"], json!([{"name": "a"}]));
+    let pod = world.create(named("serviceAccount", "robot")).unwrap().object;
+    assert_eq!(
+        (&pod["spec"]["serviceAccountName"], &pod["spec"]["serviceAccount"]),
+        (&json!("robot"), &json!("robot"))
+    );
+    let change = |spec: &mut Value| spec["spec"]["serviceAccountName"] = "default".into();
+    says(&world.change(&PODS, "p", None, change).unwrap_err().message, "spec.serviceAccountName");
+    // One of before there were accounts stays as it is.
+    let storage_key = PODS.storage_key(&key(&PODS, "p"));
+    let mut old = pod.clone();
+    for field in ["serviceAccount", "serviceAccountName"] {
+        old["spec"].as_object_mut().unwrap().remove(field);
+    }
+    world.store.commit(&[Change::PutObject { key: storage_key, value: old }]);
+    let labelled =
+        world.change(&PODS, "p", None, |pod| pod["metadata"]["labels"] = json!({"a": "b"})).unwrap();
+    assert!(labelled.object["spec"].get("serviceAccountName").is_none());
 }
 
 #[test]

@@ -64,6 +64,11 @@ fn secrets() {
 }
 
 #[test]
+fn service_accounts() {
+    all_are_refused(include_str!("refusals/serviceaccounts.txt"), &base("v1", "ServiceAccount"), "");
+}
+
+#[test]
 fn config_maps() {
     all_are_refused(include_str!("refusals/configmaps.txt"), &base("v1", "ConfigMap"), "");
 }

@@ -5,7 +5,7 @@ use minisvc_apimachinery::{
     Resource,
     resource::{
         ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, LEASES, NAMESPACES, NODES, PODS,
-        RESOURCES, SECRETS, SERVICES,
+        RESOURCES, SECRETS, SERVICE_ACCOUNTS, SERVICES,
     },
 };
 use serde_json::{Value, json};
@@ -103,6 +103,7 @@ fn rows_are_kubectls() {
         ),
         (&LEASES, json!({"spec": {"holderIdentity": "n"}}), "x|n|5m"),
         (&SECRETS, json!({"type": "Opaque", "data": {"a": "", "b": ""}}), "x|Opaque|2|5m"),
+        (&SERVICE_ACCOUNTS, json!({"secrets": [{"name": "a"}]}), "x|1|5m"),
         (&NAMESPACES, json!({"status": {"phase": "Active"}}), "x|Active|5m"),
     ];
     for (r, object, expected) in table {

@@ -2,7 +2,7 @@
 //!
 //! Source: kubernetes `pkg/registry/core/pod/strategy.go`, `pkg/apis/core/validation`.
 
-use super::reads_as;
+use super::{reads_as, service_account};
 use crate::{
     Context, Outcome, Status,
     context::Subject,
@@ -12,7 +12,11 @@ use crate::{
     value::{at, fill, int, items, items_mut, keep, object_mut, parse, set, text, time},
 };
 use k8s_openapi::api::core::v1::Pod;
-use minisvc_apimachinery::{Cause, ObjectKey, resource::PODS, storage::Read};
+use minisvc_apimachinery::{
+    Cause, ObjectKey,
+    resource::{PODS, SERVICE_ACCOUNTS},
+    storage::Read,
+};
 use serde_json::{Value, json};
 
 mod columns;
@@ -42,11 +46,19 @@ impl Strategy for Pods {
         for container in items_mut(spec, "/containers") {
             default_container(container);
         }
+        // `serviceAccount` is the older name of the field; where both are said, the newer one counts.
+        let accounts = ["/serviceAccountName", "/serviceAccount"].map(|field| text(spec, field).to_owned());
+        if let Some(account) = accounts.into_iter().find(|name| !name.is_empty()) {
+            name_account(object, &account);
+        }
     }
 
     fn prepare_create(&self, object: &mut Value, _subject: &Subject<'_>) {
         if let Some(map) = object.as_object_mut() {
             map.insert("status".to_owned(), json!({"phase": "Pending", "qosClass": "BestEffort"}));
+        }
+        if text(object, "/spec/serviceAccountName").is_empty() {
+            name_account(object, service_account::DEFAULT);
         }
     }
 
@@ -56,6 +68,27 @@ impl Strategy for Pods {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<Cause> {
         validate::update(new, old)
+    }
+
+    fn admit(
+        &self,
+        view: &dyn Read,
+        new: &Value,
+        old: Option<&Value>,
+        subject: &Subject<'_>,
+    ) -> Result<(), Status> {
+        let account = text(new, "/spec/serviceAccountName");
+        // The default account comes a moment after its namespace: a Pod may be there first.
+        if old.is_some() || account == service_account::DEFAULT {
+            return Ok(());
+        }
+        let namespace = subject.key.namespace.as_str();
+        if view.get(&SERVICE_ACCOUNTS.storage_key(&ObjectKey::new(namespace, account))).is_some() {
+            return Ok(());
+        }
+        let looked_up = format!("error looking up service account {namespace}/{account}");
+        let why = format!("{looked_up}: serviceaccount {account:?} not found");
+        Err(Status::forbidden(subject.resource, &subject.key.name, &why))
     }
 
     fn subresource(&self, name: &str, sent: &Value, old: &Value) -> Option<Value> {
@@ -117,6 +150,11 @@ impl Strategy for Pods {
             json!("<none>"),
         ]
     }
+}
+
+fn name_account(pod: &mut Value, name: &str) {
+    set(pod, "spec", "serviceAccountName", name);
+    set(pod, "spec", "serviceAccount", name);
 }
 
 fn default_container(container: &mut Value) {

@@ -49,7 +49,8 @@ const CONTAINER: [&str; 10] = [
 ];
 
 /// What `valueFrom.fieldRef` can name.
-const FIELD_REFS: [&str; 4] = ["metadata.name", "metadata.namespace", "spec.nodeName", "status.podIP"];
+const FIELD_REFS: [&str; 5] =
+    ["metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", "status.podIP"];
 
 /// Faults of a Pod by itself.
 pub(super) fn pod(object: &Value) -> Vec<Cause> {
@@ -80,6 +81,7 @@ pub(super) fn pod(object: &Value) -> Vec<Cause> {
         ("hostname", syntax::label as fn(&str) -> syntax::Faults),
         ("subdomain", syntax::label),
         ("nodeName", syntax::subdomain),
+        ("serviceAccountName", syntax::subdomain),
     ] {
         let value = text(object, &format!("/spec/{field}"));
         for fault in if value.is_empty() { Vec::new() } else { check(value) } {

@@ -67,7 +67,13 @@ impl Strategy for Services {
         validate::update(new, old)
     }
 
-    fn admit(&self, new: &Value, old: Option<&Value>, subject: &Subject<'_>) -> Result<(), Status> {
+    fn admit(
+        &self,
+        _view: &dyn Read,
+        new: &Value,
+        old: Option<&Value>,
+        subject: &Subject<'_>,
+    ) -> Result<(), Status> {
         // CVE-2020-8554: whoever may write a Service could take any address for himself.
         let before = old.map(|old| items(old, "/spec/externalIPs")).unwrap_or_default();
         if items(new, "/spec/externalIPs").iter().all(|ip| before.contains(ip)) {
