@@ -124,6 +124,7 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
         "configmaps cm v1 true ConfigMap",
         "endpoints ep v1 true Endpoints",
         "events ev v1 true Event",
+        "events ev events.k8s.io/v1 true Event",
         "namespaces ns v1 false Namespace",
         "nodes no v1 false Node",
         "pods po v1 true Pod",
@@ -147,6 +148,7 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
         "pod.spec.containers",
         "ingress.spec.rules",
         "ingressclass.spec.parameters",
+        "event.note --api-version=events.k8s.io/v1",
         "endpointslice.endpoints",
     ] {
         assert!(kubectl.ok(&format!("explain {kind}")).contains("FIELD"), "{kind}");
@@ -212,6 +214,16 @@ fn objects_are_shown(kubectl: &Kubectl) {
             "LAST SEEN TYPE REASON OBJECT MESSAGE",
             ["Scheduled", "pod/echo", "Successfully assigned"],
         ),
+        (
+            "get events.events.k8s.io",
+            "LAST SEEN TYPE REASON OBJECT MESSAGE",
+            ["Scheduled", "pod/echo", "Successfully assigned"],
+        ),
+        (
+            "events --for pod/echo",
+            "LAST SEEN TYPE REASON OBJECT MESSAGE",
+            ["Scheduled", "Pod/echo", "Successfully assigned"],
+        ),
     ] {
         let table = says(words, &parts, &[], || kubectl.run(words));
         let header: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();
@@ -234,6 +246,7 @@ fn objects_are_shown(kubectl: &Kubectl) {
         ("namespace default", "Active"),
         ("lease node1 -n kube-node-lease", "node1"),
         ("events", "Scheduled"),
+        ("events.events.k8s.io", "Scheduled"),
     ] {
         says(what, &[part], &[], || kubectl.run(&format!("describe {what}")));
     }

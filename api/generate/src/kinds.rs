@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use k8s_openapi::{
-    api::{authentication, authorization, coordination, core, discovery, networking, policy},
+    api::{authentication, authorization, coordination, core, discovery, events, networking, policy},
     apimachinery::pkg::apis::meta::v1 as meta,
     schemars::{SchemaGenerator, generate::SchemaSettings},
 };
@@ -72,6 +72,7 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
             generator.subschema_for::<discovery::v1::EndpointSlice>()
         }
+        ("events.k8s.io", "v1", "Event") => generator.subschema_for::<events::v1::Event>(),
         ("networking.k8s.io", "v1", "Ingress") => generator.subschema_for::<networking::v1::Ingress>(),
         ("networking.k8s.io", "v1", "IngressClass") => {
             generator.subschema_for::<networking::v1::IngressClass>()

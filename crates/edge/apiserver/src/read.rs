@@ -128,7 +128,7 @@ fn too_large(wanted: Revision, current: Revision) -> Status {
 pub(crate) fn find(view: &View, target: &Target) -> Result<Arc<Stored>, Status> {
     let key = ObjectKey::new(&*target.namespace, &*target.name);
     view.get(&target.resource.storage_key(&key))
-        .ok_or_else(|| Status::not_found(target.resource, &target.name))
+        .ok_or_else(|| Status::not_found(target.resource.stored(), &target.name))
 }
 
 /// Answers a get.
@@ -145,7 +145,10 @@ pub(crate) fn get(
     }
     let stored = find(&view, target)?;
     match form {
-        Form::Object => Ok(respond::bytes(StatusCode::OK, "application/json", stored.value.clone())),
+        Form::Object => {
+            let bytes = respond::served(target.resource, &stored.value);
+            Ok(respond::bytes(StatusCode::OK, "application/json", bytes))
+        }
         Form::Table(version) => {
             let table = table(target, version, &[stored], include(parameters)?)?;
             Ok(respond::json(StatusCode::OK, &table))
@@ -289,10 +292,7 @@ pub(crate) async fn list(
         }
     }
     match form {
-        Form::Object => {
-            let resource = target.resource;
-            Ok(respond::list(&resource.api_version(), resource.kind, &metadata, page.items))
-        }
+        Form::Object => Ok(respond::list(target.resource, &metadata, page.items)),
         Form::Table(version) => {
             let target = target.clone();
             // Rows are made from parsed objects, which may take long: not on a worker that serves others.

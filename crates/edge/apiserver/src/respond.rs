@@ -4,7 +4,7 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderValue, StatusCode, header};
-use minisvc_apimachinery::{Status, storage::Stored};
+use minisvc_apimachinery::{Resource, Status, convert, storage::Stored};
 use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc};
 
@@ -50,12 +50,23 @@ pub(crate) fn status(status: &Status) -> Response {
     response
 }
 
+/// A stored object's bytes as its kind is served: the same, unless it is stored as another kind.
+pub(crate) fn served(resource: &Resource, stored: &Bytes) -> Bytes {
+    if resource.stored_as.is_none() {
+        return stored.clone();
+    }
+    match serde_json::from_slice(stored) {
+        Ok(object) => convert::to_served(resource, object).to_string().into(),
+        Err(_) => stored.clone(),
+    }
+}
+
 /// A list: its metadata, then the stored bytes of the items as they are, chunk by chunk as the client takes them.
-pub(crate) fn list(api_version: &str, kind: &str, metadata: &Value, items: Vec<Arc<Stored>>) -> Response {
-    let kind = json!(format!("{kind}List"));
+pub(crate) fn list(resource: &'static Resource, metadata: &Value, items: Vec<Arc<Stored>>) -> Response {
+    let kind = json!(format!("{}List", resource.kind));
     let head = format!(
         "{{\"kind\":{kind},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
-        json!(api_version)
+        json!(resource.api_version())
     );
     let mut items = items.into_iter();
     let mut head = Some(head);
@@ -73,7 +84,7 @@ pub(crate) fn list(api_version: &str, kind: &str, metadata: &Value, items: Vec<A
             if !std::mem::take(&mut first) {
                 chunk.push(b',');
             }
-            chunk.extend_from_slice(&item.value);
+            chunk.extend_from_slice(&served(resource, &item.value));
         }
         if items.len() == 0 {
             chunk.extend_from_slice(b"]}");
@@ -87,6 +98,7 @@ pub(crate) fn list(api_version: &str, kind: &str, metadata: &Value, items: Vec<A
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+    use minisvc_apimachinery::resource::PODS;
 
     #[tokio::test]
     async fn lists_of_any_length_are_json() {
@@ -96,7 +108,7 @@ mod tests {
                 Arc::new(Stored { revision: n, value })
             };
             let metadata = json!({"resourceVersion": "5"});
-            let response = list("v1", "Pod", &metadata, (0..count).map(item).collect());
+            let response = list(&PODS, &metadata, (0..count).map(item).collect());
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let value: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(value["items"].as_array().unwrap().len() as u64, count);

@@ -2,6 +2,7 @@
 
 mod apply;
 mod auth;
+mod events;
 mod harness;
 mod join;
 mod kubectl;

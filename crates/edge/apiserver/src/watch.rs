@@ -218,7 +218,7 @@ impl Watch {
                 // The last state, at the revision of its end, so that a client can go on from there.
                 let Ok(mut object) = serde_json::from_slice::<Value>(&old.value) else { return };
                 object["metadata"]["resourceVersion"] = event.revision.to_string().into();
-                self.line("DELETED", object.to_string().as_bytes(), out);
+                self.line("DELETED", &object.to_string().into(), out);
             }
         }
     }
@@ -257,9 +257,9 @@ impl Watch {
         }
     }
 
-    fn line(&mut self, kind: &str, object: &[u8], out: &mut Vec<u8>) {
+    fn line(&mut self, kind: &str, object: &Bytes, out: &mut Vec<u8>) {
         let Form::Table(version) = self.form else {
-            write_line(kind, object, out);
+            write_line(kind, &respond::served(self.target.resource, object), out);
             return;
         };
         let Ok(object) = serde_json::from_slice::<Value>(object) else { return };

@@ -238,7 +238,7 @@ impl Write<'_> {
         }
         let metadata = json!({"resourceVersion": self.store.view().revision().to_string()});
         let items = found.into_iter().map(|(_, stored)| stored).collect();
-        Ok(respond::list(&resource.api_version(), resource.kind, &metadata, items))
+        Ok(respond::list(resource, &metadata, items))
     }
 
     /// `DeleteOptions` from the body, with what the query adds.

@@ -7,6 +7,7 @@
 //!   every list was complete.
 //! - [`ingress_class`]: which Ingresses are served here.
 //! - [`cluster`]: the facts all nodes of a cluster share.
+//! - [`convert`]: objects that are served by two APIs.
 //! - [`decode`]: text to values, bounded.
 //! - [`protobuf`]: Kubernetes' binary form to values, bounded.
 //! - [`selector`]: label and field selectors.
@@ -18,6 +19,7 @@
 //! Invariant: nothing here reads a clock, a file, a socket or a random source.
 
 pub mod cluster;
+pub mod convert;
 pub mod decode;
 pub mod ingress_class;
 pub mod join;

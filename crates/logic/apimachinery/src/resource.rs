@@ -62,6 +62,8 @@ pub struct Resource {
     pub subresources: &'static [&'static str],
     /// What can be done with objects of this kind, as discovery names it.
     pub verbs: &'static [&'static str],
+    /// The kind in whose form the objects are stored, if they are served by another API too ([`crate::convert`]).
+    pub stored_as: Option<&'static Resource>,
 }
 
 /// Verbs of every kind that is stored, as discovery names them.
@@ -92,20 +94,27 @@ impl Resource {
         }
     }
 
+    /// The kind in whose form objects of this kind are stored, which may be itself.
+    pub fn stored(&'static self) -> &'static Resource {
+        self.stored_as.unwrap_or(self)
+    }
+
     /// Prefix of the storage keys of this kind, of one namespace if one is given; ends with a slash.
     pub fn storage_prefix(&self, namespace: Option<&str>) -> String {
+        let kind = self.stored_as.unwrap_or(self).qualified_plural();
         match namespace {
-            Some(namespace) if self.namespaced => format!("{}/{namespace}/", self.qualified_plural()),
-            _ => format!("{}/", self.qualified_plural()),
+            Some(namespace) if self.namespaced => format!("{kind}/{namespace}/"),
+            _ => format!("{kind}/"),
         }
     }
 
     /// Storage key of one object.
     pub fn storage_key(&self, key: &ObjectKey) -> String {
+        let kind = self.stored_as.unwrap_or(self).qualified_plural();
         if self.namespaced {
-            format!("{}/{}/{}", self.qualified_plural(), key.namespace, key.name)
+            format!("{kind}/{}/{}", key.namespace, key.name)
         } else {
-            format!("{}/{}", self.qualified_plural(), key.name)
+            format!("{kind}/{}", key.name)
         }
     }
 
@@ -148,6 +157,7 @@ const fn core(
         namespaced,
         subresources: &[],
         verbs: VERBS,
+        stored_as: None,
     }
 }
 
@@ -175,6 +185,12 @@ pub static SERVICES: Resource = Resource {
 pub static ENDPOINTS: Resource = core("Endpoints", "endpoints", "endpoints", &["ep"], true);
 /// v1 Event.
 pub static EVENTS: Resource = core("Event", "events", "event", &["ev"], true);
+/// events.k8s.io/v1 Event: the same objects as [`EVENTS`], in newer words.
+pub static EVENTS_K8S_IO: Resource = Resource {
+    group: "events.k8s.io",
+    stored_as: Some(&EVENTS),
+    ..core("Event", "events", "event", &["ev"], true)
+};
 /// v1 Secret.
 pub static SECRETS: Resource = core("Secret", "secrets", "secret", &[], true);
 /// v1 ConfigMap.
@@ -202,7 +218,7 @@ pub static INGRESS_CLASSES: Resource = Resource {
 pub static LEASES: Resource =
     Resource { group: "coordination.k8s.io", ..core("Lease", "leases", "lease", &[], true) };
 
-/// Every kind that is stored, core group first.
+/// Every kind that is stored, core group first; those that are stored as another one too.
 pub static RESOURCES: &[&Resource] = &[
     &CONFIG_MAPS,
     &ENDPOINTS,
@@ -215,6 +231,7 @@ pub static RESOURCES: &[&Resource] = &[
     &SERVICES,
     &LEASES,
     &ENDPOINT_SLICES,
+    &EVENTS_K8S_IO,
     &INGRESS_CLASSES,
     &INGRESSES,
 ];
@@ -308,6 +325,7 @@ mod tests {
             INGRESSES.path(Some("default"), Some("web")),
             "/apis/networking.k8s.io/v1/namespaces/default/ingresses/web"
         );
+        assert_eq!(EVENTS_K8S_IO.storage_key(&key), EVENTS.storage_key(&key));
         assert_eq!(NODES.path(None, Some("node1")), "/api/v1/nodes/node1");
     }
 

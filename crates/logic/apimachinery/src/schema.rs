@@ -40,6 +40,7 @@ const SOURCES: &[(&str, &[u8])] = &[
         include_bytes!("../../../../api/openapi/apis__coordination.k8s.io__v1.json"),
     ),
     ("apis/discovery.k8s.io/v1", include_bytes!("../../../../api/openapi/apis__discovery.k8s.io__v1.json")),
+    ("apis/events.k8s.io/v1", include_bytes!("../../../../api/openapi/apis__events.k8s.io__v1.json")),
     ("apis/networking.k8s.io/v1", include_bytes!("../../../../api/openapi/apis__networking.k8s.io__v1.json")),
 ];
 

@@ -11,7 +11,7 @@ use serde_json::json;
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     let mut resources: Vec<&'static Resource> =
-        RESOURCES.iter().copied().filter(|resource| resource.namespaced).collect();
+        RESOURCES.iter().copied().filter(|r| r.namespaced && r.stored_as.is_none()).collect();
     // Services first, so that no client is led to a Pod that is about to go.
     resources.sort_by_key(|resource| (*resource != &SERVICES, *resource != &PODS));
     for (key, namespace) in &snapshot.namespaces {
@@ -58,7 +58,7 @@ mod tests {
         };
         assert_eq!(namespace.name, "gone");
         assert_eq!(resources[0], &SERVICES);
-        assert!(RESOURCES.iter().all(|r| r.namespaced == resources.contains(r)));
+        assert!(RESOURCES.iter().all(|r| (r.namespaced && r.stored_as.is_none()) == resources.contains(r)));
         assert_eq!(finalized["spec"]["finalizers"], json!(["mine"]));
     }
 }

@@ -1,6 +1,6 @@
 //! What a request brings along, and what it comes to.
 
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Resource, storage::Change};
+use minisvc_apimachinery::{ClusterConfig, ObjectKey, Resource, convert, storage::Change};
 use serde_json::{Value, json};
 
 /// Everything a request may need that is not in the store.
@@ -40,6 +40,12 @@ impl Outcome {
     /// An outcome without changes.
     pub(crate) fn unchanged(object: Value) -> Self {
         Self { changes: Vec::new(), object, created: false, written: false, deleted: false }
+    }
+
+    /// The same outcome, answered in the form of the kind that was asked for.
+    pub(crate) fn served_as(mut self, r: &Resource) -> Self {
+        self.object = convert::to_served(r, self.object);
+        self
     }
 
     /// The object is put, together with other changes.

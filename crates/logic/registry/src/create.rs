@@ -30,10 +30,11 @@ pub fn create(
     namespace: Option<&str>,
     object: Value,
 ) -> Result<Outcome, Status> {
-    create_tracked(ctx, view, r, namespace, object, Tracking::Update)
+    let object = meta::as_stored(r, object)?;
+    Ok(create_tracked(ctx, view, r, namespace, object, Tracking::Update)?.served_as(r))
 }
 
-/// The same, of an object whose owners may be known.
+/// The same, of an object in its stored form whose owners may be known; answered in that form.
 pub(crate) fn create_tracked(
     ctx: &mut Context<'_>,
     view: &dyn Read,
@@ -42,7 +43,7 @@ pub(crate) fn create_tracked(
     mut object: Value,
     tracking: Tracking,
 ) -> Result<Outcome, Status> {
-    let strategy = kinds::strategy(r)?;
+    let (strategy, r) = (kinds::strategy(r)?, r.stored());
     meta::check_kind(r, strategy, &mut object)?;
     let sent = managed::take(&mut object);
     let namespace = meta::settle_namespace(r, namespace, &mut object)?;

@@ -27,6 +27,7 @@ pub fn delete(
     key: &ObjectKey,
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
+    let (asked, r) = (r, r.stored());
     let strategy = kinds::strategy(r)?;
     let stored = view.get(&r.storage_key(key)).ok_or_else(|| Status::not_found(r, &key.name))?;
     let old = parse(&stored);
@@ -44,16 +45,16 @@ pub fn delete(
         if dry_run {
             outcome.changes.clear();
         }
-        return Ok(outcome);
+        return Ok(outcome.served_as(asked));
     }
     let mut new = old.clone();
     if at(&old, "/metadata/deletionTimestamp").is_none() {
         begin(ctx.now, &mut new, grace);
         strategy.mark_terminating(&mut new);
     } else if !shorten(&mut new, grace) {
-        return Ok(Outcome::unchanged(old));
+        return Ok(Outcome::unchanged(old).served_as(asked));
     }
-    Ok(Outcome::put(r.storage_key(key), new, released, dry_run))
+    Ok(Outcome::put(r.storage_key(key), new, released, dry_run).served_as(asked))
 }
 
 fn check_preconditions(
@@ -127,7 +128,7 @@ pub(crate) fn remove(
 fn orphan(view: &dyn Read, owner: &Value) -> Vec<Change> {
     let uid = text(owner, "/metadata/uid");
     let mut changes = Vec::new();
-    for r in RESOURCES {
+    for r in RESOURCES.iter().filter(|r| r.stored_as.is_none()) {
         view.scan(&r.storage_prefix(None), None, &mut |key, stored| {
             let mut object = parse(stored);
             let owners = items(&object, "/metadata/ownerReferences");

@@ -8,15 +8,21 @@ use crate::{
     syntax,
     value::{at, items, object_mut, parse, set, strings, text, unset},
 };
-use minisvc_apimachinery::{Cause, ObjectKey, Resource, resource::NAMESPACES, storage::Read};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, resource::NAMESPACES, storage::Read};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 const OWNERS_MAX: usize = 64;
 
-/// Checks that the object is of this kind and sets `apiVersion` and `kind` if they were left out.
-pub(crate) fn check_kind(r: &Resource, strategy: &dyn Strategy, object: &mut Value) -> Result<(), Status> {
+/// An object that was sent, as it is stored; with `apiVersion` and `kind` if they were left out.
+pub(crate) fn as_stored(r: &Resource, mut object: Value) -> Result<Value, Status> {
+    check_version(r, &mut object)?;
+    Ok(convert::to_stored(r, object))
+}
+
+/// Checks that the object says that it is of this kind.
+fn check_version(r: &Resource, object: &mut Value) -> Result<(), Status> {
     let version = r.api_version();
     let Some(map) = object.as_object_mut() else {
         return Err(Status::bad_request(format!("the body of the request must be a {} object", r.kind)));
@@ -32,6 +38,12 @@ pub(crate) fn check_kind(r: &Resource, strategy: &dyn Strategy, object: &mut Val
             )));
         }
     }
+    Ok(())
+}
+
+/// Checks that the object is of this kind and sets `apiVersion` and `kind` if they were left out.
+pub(crate) fn check_kind(r: &Resource, strategy: &dyn Strategy, object: &mut Value) -> Result<(), Status> {
+    check_version(r, object)?;
     strategy.check_types(object).map_err(|why| {
         Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",

@@ -7,11 +7,12 @@ use crate::{
     Context, Outcome, Status,
     context::Subject,
     create::create_tracked,
+    meta,
     update::replace_patched,
     value::{parse, set, text, time},
 };
 use minisvc_apimachinery::{
-    ObjectKey, Resource,
+    ObjectKey, Resource, convert,
     managed::{self, Force, Write},
     storage::Read,
 };
@@ -97,11 +98,13 @@ pub fn apply(
         Write { resource: r, subresource, manager: ctx.manager, time: now.as_str().unwrap_or_default() };
     if let Some(stored) = view.get(&r.storage_key(key)) {
         let old = parse(&stored);
-        let object = managed::apply(&write, Some(&old), patch, force)?;
-        return replace_patched(ctx, view, r, key, old, object, subresource, Tracking::Applied);
+        let object = managed::apply(&write, Some(&convert::served(r, &old)), patch, force)?;
+        let object = meta::as_stored(r, object)?;
+        let tracking = Tracking::Applied;
+        return Ok(replace_patched(ctx, view, r, key, old, object, subresource, tracking)?.served_as(r));
     }
     if subresource.is_some() {
-        return Err(Status::not_found(r, &key.name));
+        return Err(Status::not_found(r.stored(), &key.name));
     }
     let object = managed::apply(&write, None, patch, force)?;
     let (given, uid) = (text(&object, "/metadata/name"), text(&object, "/metadata/uid"));
@@ -118,5 +121,6 @@ pub fn apply(
         return Err(Status::conflict(r, &key.name, &why));
     }
     let namespace = r.namespaced.then_some(key.namespace.as_str());
-    create_tracked(ctx, view, r, namespace, object, Tracking::Applied)
+    let object = meta::as_stored(r, object)?;
+    Ok(create_tracked(ctx, view, r, namespace, object, Tracking::Applied)?.served_as(r))
 }

@@ -6,7 +6,7 @@ use crate::{
     kinds,
     value::{at, text},
 };
-use minisvc_apimachinery::Resource;
+use minisvc_apimachinery::{Resource, convert};
 use serde_json::{Value, json};
 
 /// One column of a table.
@@ -52,7 +52,7 @@ pub enum IncludeObject {
     Object,
 }
 
-/// The table of some objects of a kind. `metadata` is empty: the caller knows the list's `resourceVersion` and
+/// The table of some objects of a kind, as they are stored. `metadata` is empty: the caller knows the list's `resourceVersion` and
 /// `continue`, a watch sends the object's own.
 pub fn table(r: &Resource, objects: &[&Value], now: jiff::Timestamp, include: IncludeObject) -> Value {
     let strategy = kinds::strategy(r).ok();
@@ -76,8 +76,8 @@ pub fn table(r: &Resource, objects: &[&Value], now: jiff::Timestamp, include: In
             let carried = match include {
                 IncludeObject::None => None,
                 IncludeObject::Metadata => Some(json!({"kind": "PartialObjectMetadata",
-                    "apiVersion": "meta.k8s.io/v1", "metadata": object.get("metadata")})),
-                IncludeObject::Object => Some((*object).clone()),
+                    "apiVersion": "meta.k8s.io/v1", "metadata": convert::served(r, object).get("metadata")})),
+                IncludeObject::Object => Some(convert::served(r, object).into_owned()),
             };
             if let (Some(carried), Some(row)) = (carried, row.as_object_mut()) {
                 row.insert("object".to_owned(), carried);

@@ -3,14 +3,14 @@
 use crate::{
     Context, Outcome, Status,
     context::Subject,
-    create,
+    create::create_tracked,
     delete::remove,
     kinds, meta,
     owners::{Tracking, same_but_for_times, track},
     strategy::Strategy,
     value::{at, int, items, parse, set, text},
 };
-use minisvc_apimachinery::{Cause, ObjectKey, Resource, managed, storage::Read};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, managed, storage::Read};
 use serde_json::Value;
 
 /// Replaces an object, or its subresource (`status`, `finalize`).
@@ -26,10 +26,22 @@ pub fn update(
     view: &dyn Read,
     r: &'static Resource,
     key: &ObjectKey,
+    object: Value,
+    subresource: Option<&str>,
+) -> Result<Outcome, Status> {
+    let object = meta::as_stored(r, object)?;
+    Ok(update_stored(ctx, view, r, key, object, subresource)?.served_as(r))
+}
+
+fn update_stored(
+    ctx: &mut Context<'_>,
+    view: &dyn Read,
+    asked: &'static Resource,
+    key: &ObjectKey,
     mut object: Value,
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
-    let strategy = kinds::strategy(r)?;
+    let (strategy, r) = (kinds::strategy(asked)?, asked.stored());
     meta::check_kind(r, strategy, &mut object)?;
     let namespace = r.namespaced.then_some(key.namespace.as_str());
     meta::settle_namespace(r, namespace, &mut object)?;
@@ -43,7 +55,7 @@ pub fn update(
     let unconditional = ["", "0"].contains(&text(&object, "/metadata/resourceVersion"));
     let Some(stored) = view.get(&r.storage_key(key)) else {
         if subresource.is_none() && strategy.may_create_on_update() && unconditional {
-            return create(ctx, view, r, namespace, object);
+            return create_tracked(ctx, view, asked, namespace, object, Tracking::Update);
         }
         return Err(Status::not_found(r, &key.name));
     };
@@ -51,12 +63,12 @@ pub fn update(
         let cause = Cause::invalid("metadata.resourceVersion", 0, "must be specified for an update");
         return Err(Status::invalid(r, &key.name, vec![cause]));
     }
-    replace(ctx, view, r, key, parse(&stored), object, subresource, Tracking::Update)
+    replace(ctx, view, asked, key, parse(&stored), object, subresource, Tracking::Update)
 }
 
 /// Changes an object, or its subresource, by a function of what is stored.
 ///
-/// `apply` is called once, inside the writer, with the stored object; its error is answered as it is.
+/// `apply` is called once, inside the writer, with the object as it is served; its error is answered as it is.
 ///
 /// # Errors
 /// As [`update`], and 404 if the object is not there: a patch never makes one.
@@ -68,25 +80,26 @@ pub fn patch(
     apply: &dyn Fn(&Value) -> Result<Value, Status>,
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
-    let stored = view.get(&r.storage_key(key)).ok_or_else(|| Status::not_found(r, &key.name))?;
+    let stored = view.get(&r.storage_key(key)).ok_or_else(|| Status::not_found(r.stored(), &key.name))?;
     let old = parse(&stored);
-    let object = apply(&old)?;
-    replace_patched(ctx, view, r, key, old, object, subresource, Tracking::Update)
+    let object = meta::as_stored(r, apply(&convert::served(r, &old))?)?;
+    Ok(replace_patched(ctx, view, r, key, old, object, subresource, Tracking::Update)?.served_as(r))
 }
 
-/// Replaces an object by what a patch made of it.
+/// Replaces an object by what a patch made of it; all in the stored form.
 #[allow(clippy::too_many_arguments)] // The parts of one request.
 pub(crate) fn replace_patched(
     ctx: &mut Context<'_>,
     view: &dyn Read,
-    r: &'static Resource,
+    asked: &'static Resource,
     key: &ObjectKey,
     old: Value,
     mut object: Value,
     subresource: Option<&str>,
     tracking: Tracking,
 ) -> Result<Outcome, Status> {
-    meta::check_kind(r, kinds::strategy(r)?, &mut object)?;
+    let r = asked.stored();
+    meta::check_kind(r, kinds::strategy(asked)?, &mut object)?;
     for field in ["name", "namespace"] {
         let pointer = format!("/metadata/{field}");
         if text(&object, &pointer) != text(&old, &pointer) {
@@ -95,21 +108,21 @@ pub(crate) fn replace_patched(
             return Err(Status::invalid(r, &key.name, vec![cause]));
         }
     }
-    replace(ctx, view, r, key, old, object, subresource, tracking)
+    replace(ctx, view, asked, key, old, object, subresource, tracking)
 }
 
 #[allow(clippy::too_many_arguments)] // The parts of one request.
 fn replace(
     ctx: &mut Context<'_>,
     view: &dyn Read,
-    r: &'static Resource,
+    asked: &'static Resource,
     key: &ObjectKey,
     old: Value,
     mut new: Value,
     subresource: Option<&str>,
     tracking: Tracking,
 ) -> Result<Outcome, Status> {
-    let strategy = kinds::strategy(r)?;
+    let (strategy, r) = (kinds::strategy(asked)?, asked.stored());
     let sent = managed::take(&mut new);
     check_still_the_same(r, key, &new, &old)?;
     meta::carry_over(&mut new, &old);

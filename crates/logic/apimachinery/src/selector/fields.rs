@@ -1,7 +1,7 @@
 //! Field selectors: `metadata.name=web,spec.nodeName!=node1`.
 
 use super::{REQUIREMENTS_MAX, SelectorError};
-use crate::resource::Resource;
+use crate::{convert::stored_path, resource::Resource};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -34,6 +34,18 @@ fn supported(resource: &Resource) -> &'static [&'static str] {
             "reason",
             "reportingComponent",
             "source",
+            "type",
+        ],
+        ("events.k8s.io", "Event") => &[
+            "reason",
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "regarding.apiVersion",
+            "regarding.resourceVersion",
+            "regarding.fieldPath",
+            "reportingController",
             "type",
         ],
         _ => &[],
@@ -73,7 +85,7 @@ impl FieldSelector {
             if !known {
                 return Err(SelectorError::FieldNotSupported { field: field.to_owned() });
             }
-            terms.push(Term { field: field.to_owned(), value, equal });
+            terms.push(Term { field: stored_path(resource, field).into_owned(), value, equal });
         }
         Ok(Self { terms })
     }
@@ -88,7 +100,7 @@ impl FieldSelector {
         self.terms.iter().find(|term| term.equal && term.field == field).map(|term| term.value.as_str())
     }
 
-    /// Whether this object matches.
+    /// Whether this object, as it is stored, matches.
     pub fn matches(&self, object: &Value) -> bool {
         self.terms.iter().all(|term| (value_of(object, &term.field) == term.value) == term.equal)
     }

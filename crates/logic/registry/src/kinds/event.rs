@@ -1,17 +1,40 @@
-//! v1 Event. Source: kubernetes `pkg/apis/core/validation/events.go`, `pkg/printers/internalversion`.
+//! Events, as v1 and as events.k8s.io/v1, which are stored alike: the rules of the older API for what comes by it, and
+//! stricter ones for what comes by the newer. Faults name the fields of the stored form, as in Kubernetes.
+//!
+//! Source: kubernetes `pkg/apis/core/validation/events.go`, `pkg/printers/internalversion`.
 
 use super::reads_as;
 use crate::{
     context::Subject,
     strategy::Strategy,
+    syntax,
     table::{Column, name, since},
-    value::{at, int, text},
+    value::{at, int, is_blank, text},
 };
 use k8s_openapi::api::core::v1::Event;
 use minisvc_apimachinery::Cause;
 use serde_json::{Value, json};
 
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the message of an event that has a time of its own.
+const NOTE_BYTES_MAX: usize = 1024;
+const WORD_BYTES_MAX: usize = 128;
+/// What an update by the newer API may not change: all but the series.
+const IMMUTABLE: [&str; 13] = [
+    "involvedObject",
+    "reason",
+    "message",
+    "source",
+    "firstTimestamp",
+    "lastTimestamp",
+    "count",
+    "type",
+    "eventTime",
+    "action",
+    "related",
+    "reportingComponent",
+    "reportingInstance",
+];
 
 pub(crate) struct Events;
 
@@ -24,14 +47,23 @@ impl Strategy for Events {
         let mut causes = Vec::new();
         let involved = text(object, "/involvedObject/namespace");
         let namespace = subject.key.namespace.as_str();
-        // Events about objects without a namespace live in `default`.
-        let fits = if involved.is_empty() { namespace == "default" } else { involved == namespace };
+        let is_new = at(object, "/eventTime").is_some();
+        // Events about objects without a namespace live in `default`; newer ones also where the system's are.
+        let fits = match (involved, is_new) {
+            ("", false) => namespace == "default",
+            ("", true) => ["default", "kube-system"].contains(&namespace),
+            (involved, false) => involved == namespace,
+            (_, true) => true,
+        };
         if !fits {
             let words = "does not match event.namespace";
             causes.push(Cause::invalid("involvedObject.namespace", involved, words));
         }
         if text(object, "/message").len() > MESSAGE_BYTES_MAX {
             causes.push(Cause::too_long("message", MESSAGE_BYTES_MAX));
+        }
+        if is_new {
+            check_new(object, &mut causes);
         }
         causes
     }
@@ -83,5 +115,100 @@ impl Strategy for Events {
             json!(count.max(1)),
             name(object),
         ]
+    }
+}
+
+/// Faults of an event that has a time of its own.
+fn check_new(object: &Value, causes: &mut Vec<Cause>) {
+    let controller = text(object, "/reportingComponent");
+    if controller.is_empty() {
+        causes.push(Cause::required("reportingController", ""));
+    }
+    for fault in syntax::qualified_name(controller) {
+        causes.push(Cause::invalid("reportingController", controller, &fault));
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        let given = text(object, &format!("/{field}"));
+        if given.is_empty() {
+            causes.push(Cause::required(field, ""));
+        }
+        check_length(field, given, WORD_BYTES_MAX, causes);
+    }
+    check_length("message", text(object, "/message"), NOTE_BYTES_MAX, causes);
+}
+
+fn check_length(field: &str, given: &str, max: usize, causes: &mut Vec<Cause>) {
+    if given.len() > max {
+        causes.push(Cause::invalid(field, "", &format!("can have at most {max} characters")));
+    }
+}
+
+fn check_series(object: &Value, causes: &mut Vec<Cause>) {
+    let Some(series) = at(object, "/series") else { return };
+    if int(series, "/count").unwrap_or(0) < 2 {
+        causes.push(Cause::invalid("series.count", "", "should be at least 2"));
+    }
+    if at(series, "/lastObservedTime").is_none() {
+        causes.push(Cause::required("series.lastObservedTime", ""));
+    }
+}
+
+/// events.k8s.io/v1 Event.
+pub(crate) struct EventsK8sIo;
+
+impl Strategy for EventsK8sIo {
+    fn check_types(&self, object: &Value) -> Result<(), String> {
+        Events.check_types(object)
+    }
+
+    fn validate(&self, object: &Value, subject: &Subject<'_>) -> Vec<Cause> {
+        Events.validate(object, subject)
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        check_series(object, &mut causes);
+        if at(object, "/eventTime").is_none() {
+            causes.push(Cause::required("eventTime", ""));
+        }
+        let kind = text(object, "/type");
+        if !["Normal", "Warning"].contains(&kind) {
+            causes.push(Cause::invalid("type", "", &format!("has invalid value: {kind}")));
+        }
+        for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+            if !is_blank(object.get(field)) {
+                causes.push(Cause::invalid(field, "", "needs to be unset"));
+            }
+        }
+        causes
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        let same = |field: &str| {
+            let (new, old) = (new.get(field), old.get(field));
+            new == old || (is_blank(new) && is_blank(old))
+        };
+        if !same("series") {
+            check_series(new, &mut causes);
+        }
+        for field in IMMUTABLE.into_iter().filter(|field| !same(field)) {
+            let said = if field == "reportingComponent" { "reportingController" } else { field };
+            let given = new.get(field).cloned().unwrap_or_default();
+            causes.push(Cause::invalid(said, given, "field is immutable"));
+        }
+        causes
+    }
+
+    fn may_create_on_update(&self) -> bool {
+        Events.may_create_on_update()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        Events.columns()
+    }
+
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        Events.cells(object, now)
     }
 }

@@ -21,20 +21,21 @@ mod service_account;
 
 /// The rules of a kind.
 pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
-    Ok(match r.plural {
-        "configmaps" => &config_map::ConfigMaps,
-        "endpoints" => &endpoints::EndpointsStrategy,
-        "endpointslices" => &endpoint_slice::EndpointSlices,
-        "events" => &event::Events,
-        "ingressclasses" => &ingress_class::IngressClasses,
-        "ingresses" => &ingress::Ingresses,
-        "leases" => &lease::Leases,
-        "namespaces" => &namespace::Namespaces,
-        "nodes" => &node::Nodes,
-        "pods" => &pod::Pods,
-        "secrets" => &secret::Secrets,
-        "serviceaccounts" => &service_account::ServiceAccounts,
-        "services" => &service::Services,
+    Ok(match (r.group, r.plural) {
+        ("", "configmaps") => &config_map::ConfigMaps,
+        ("", "endpoints") => &endpoints::EndpointsStrategy,
+        ("discovery.k8s.io", "endpointslices") => &endpoint_slice::EndpointSlices,
+        ("", "events") => &event::Events,
+        ("events.k8s.io", "events") => &event::EventsK8sIo,
+        ("networking.k8s.io", "ingressclasses") => &ingress_class::IngressClasses,
+        ("networking.k8s.io", "ingresses") => &ingress::Ingresses,
+        ("coordination.k8s.io", "leases") => &lease::Leases,
+        ("", "namespaces") => &namespace::Namespaces,
+        ("", "nodes") => &node::Nodes,
+        ("", "pods") => &pod::Pods,
+        ("", "secrets") => &secret::Secrets,
+        ("", "serviceaccounts") => &service_account::ServiceAccounts,
+        ("", "services") => &service::Services,
         _ => return Err(Status::no_such_path()),
     })
 }

@@ -10,6 +10,7 @@ use minisvc_apimachinery::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
+mod events;
 mod kinds;
 mod metadata;
 mod odd;

@@ -13,6 +13,9 @@ use std::sync::Arc;
 fn samples() -> Vec<Value> {
     let meta = json!({"name": "a", "namespace": "default", "labels": {"a": "b"}, "annotations": {"a": "b"},
         "finalizers": ["a/b"], "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]});
+    // The same objects as v1 Events, so another name.
+    let mut renamed = meta.clone();
+    renamed["name"] = json!("b");
     vec![
         json!({"apiVersion": "v1", "kind": "Service", "metadata": meta,
             "spec": {"type": "LoadBalancer", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "ipFamilies": ["IPv4"],
@@ -39,6 +42,9 @@ fn samples() -> Vec<Value> {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"a": "b"}, "binaryData": {"c": "YQ=="}, "immutable": true}),
         json!({"apiVersion": "v1", "kind": "Event", "metadata": meta, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
             "message": "m", "count": 1, "lastTimestamp": "2026-01-01T00:00:00Z", "source": {"component": "c", "host": "h"}}),
+        json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": renamed, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+            "note": "m", "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "c/d", "reportingInstance": "i", "action": "a",
+            "reason": "r", "type": "Normal", "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}),
         json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta,
             "spec": {"holderIdentity": "a", "leaseDurationSeconds": 4, "renewTime": "2026-01-01T00:00:00.000000Z"}}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "addressType": "IPv4",
@@ -80,7 +86,11 @@ fn the_samples_are_good_and_of_every_kind() {
     let mut world = World::new();
     let samples = samples();
     for r in RESOURCES {
-        assert!(samples.iter().any(|sample| sample["kind"] == r.kind), "{}", r.kind);
+        assert!(
+            samples.iter().any(|sample| sample["kind"] == r.kind && sample["apiVersion"] == r.api_version()),
+            "{}",
+            r.kind
+        );
     }
     for sample in samples {
         world.create(sample).unwrap();
@@ -93,7 +103,7 @@ fn any_value_in_any_place_is_answered() {
     let mut world = World::new();
     for sample in samples() {
         let r = by_kind(sample["apiVersion"].as_str().unwrap(), sample["kind"].as_str().unwrap()).unwrap();
-        let key = key(r, "a");
+        let key = key(r, sample["metadata"]["name"].as_str().unwrap());
         let mut places = Vec::new();
         pointers(&sample, "", &mut places);
         for (place, odd) in places.iter().flat_map(|place| odd.iter().map(move |odd| (place, odd))) {

@@ -59,6 +59,12 @@ fn events() {
 }
 
 #[test]
+fn events_of_the_newer_api() {
+    let base = base("events.k8s.io/v1", "Event");
+    all_are_refused(include_str!("refusals/events.k8s.io.txt"), &base, "");
+}
+
+#[test]
 fn secrets() {
     all_are_refused(include_str!("refusals/secrets.txt"), &base("v1", "Secret"), "");
 }
