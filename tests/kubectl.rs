@@ -5,7 +5,7 @@
 mod accounts;
 mod common;
 
-use common::{LONG, Lab, Said, eventually, is_there, run, says};
+use common::{Kubectl, LONG, Lab, eventually, is_there, says};
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
@@ -59,28 +59,6 @@ metadata: {name: password}
 stringData: {a: b}
 ";
 
-struct Kubectl<'a>(&'a Lab);
-
-impl Kubectl<'_> {
-    fn of(&self, words: &[&str], input: &str) -> Said {
-        // Where it keeps what it learnt of an API by address; labs share addresses over time.
-        let cache = format!("--cache-dir={}", self.0.dir().join("kubectl-cache").display());
-        let words: Vec<&str> = std::iter::once(cache.as_str()).chain(words.iter().copied()).collect();
-        run(&mut self.0.command("kubectl", &words), input)
-    }
-
-    fn run(&self, words: &str) -> Said {
-        self.of(&words.split(' ').collect::<Vec<_>>(), "")
-    }
-
-    #[track_caller]
-    fn ok(&self, words: &str) -> String {
-        let said = self.run(words);
-        assert_eq!(said.code, 0, "kubectl {words}: {}{}", said.out, said.err);
-        said.out
-    }
-}
-
 #[test]
 fn kubectl_is_at_home() {
     if !is_there("kubectl", "version --client") {
@@ -131,6 +109,8 @@ fn the_cluster_is_discovered(kubectl: &Kubectl) {
         "secrets v1 true Secret",
         "serviceaccounts sa v1 true ServiceAccount",
         "services svc v1 true Service",
+        "deployments deploy apps/v1 true Deployment",
+        "replicasets rs apps/v1 true ReplicaSet",
         "leases coordination.k8s.io/v1 true Lease",
         "endpointslices discovery.k8s.io/v1 true EndpointSlice",
         "ingressclasses networking.k8s.io/v1 false IngressClass",
@@ -399,8 +379,8 @@ fn a_watch_tells_each_change(kubectl: &Kubectl) {
 
 /// What this version leaves out says so, and does nothing.
 fn what_is_not_served_is_refused(kubectl: &Kubectl) {
-    let refused = kubectl.run("get deployments").refused();
-    assert!(refused.contains("doesn't have a resource type \"deployments\""), "{refused}");
+    let refused = kubectl.run("get daemonsets").refused();
+    assert!(refused.contains("doesn't have a resource type \"daemonsets\""), "{refused}");
     let pod = PODS
         .replace("image: host", "image: host, livenessProbe: {tcpSocket: {port: 1}}")
         .replace("talker", "probed");

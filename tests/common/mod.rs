@@ -284,3 +284,29 @@ pub fn assert_host_is_clean(dir: &Path) {
     assert!(mounts.is_empty(), "mounts are left: {mounts:?}");
     assert!(!Path::new("/run/minisvc").exists(), "the lab's /run is not the host's");
 }
+
+/// kubectl, told of a lab.
+pub struct Kubectl<'a>(pub &'a Lab);
+
+impl Kubectl<'_> {
+    /// Runs it with these words; `input` is what it reads.
+    pub fn of(&self, words: &[&str], input: &str) -> Said {
+        // Where it keeps what it learnt of an API by address; labs share addresses over time.
+        let cache = format!("--cache-dir={}", self.0.dir().join("kubectl-cache").display());
+        let words: Vec<&str> = std::iter::once(cache.as_str()).chain(words.iter().copied()).collect();
+        run(&mut self.0.command("kubectl", &words), input)
+    }
+
+    /// Runs it with words that have no blanks.
+    pub fn run(&self, words: &str) -> Said {
+        self.of(&words.split(' ').collect::<Vec<_>>(), "")
+    }
+
+    /// The same, which must succeed; what it says.
+    #[track_caller]
+    pub fn ok(&self, words: &str) -> String {
+        let said = self.run(words);
+        assert_eq!(said.code, 0, "kubectl {words}: {}{}", said.out, said.err);
+        said.out
+    }
+}

@@ -37,12 +37,17 @@ fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Resu
     for resource in resources {
         named.push((*resource, kinds::add(&mut generator, resource)?));
     }
+    let scaled = resources.iter().any(|resource| resource.subresources.contains(&"scale"));
+    let scale = if scaled { Some(kinds::add(&mut generator, &resource::SCALE)?) } else { None };
     let mut schemas = generator.take_definitions(true);
     kinds::normalize(&mut schemas);
     let mut paths = Map::new();
     for (resource, name) in &named {
         finish_kind(&mut schemas, resource, name)?;
         operations::add(&mut paths, resource, name);
+    }
+    if let Some(name) = scale {
+        finish_kind(&mut schemas, &resource::SCALE, &name)?;
     }
     merge::apply(&mut schemas, unused)?;
     let mut document = json!({

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, bail};
 use k8s_openapi::{
-    api::{authentication, authorization, coordination, core, discovery, events, networking, policy},
+    api::{
+        apps, authentication, authorization, autoscaling, coordination, core, discovery, events, networking,
+        policy,
+    },
     apimachinery::pkg::apis::meta::v1 as meta,
     schemars::{SchemaGenerator, generate::SchemaSettings},
 };
@@ -50,6 +53,9 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
         ("", "v1", "ServiceAccount") => generator.subschema_for::<core::v1::ServiceAccount>(),
         ("", "v1", "Secret") => generator.subschema_for::<core::v1::Secret>(),
         ("", "v1", "Service") => generator.subschema_for::<core::v1::Service>(),
+        ("apps", "v1", "Deployment") => generator.subschema_for::<apps::v1::Deployment>(),
+        ("apps", "v1", "ReplicaSet") => generator.subschema_for::<apps::v1::ReplicaSet>(),
+        ("autoscaling", "v1", "Scale") => generator.subschema_for::<autoscaling::v1::Scale>(),
         ("authentication.k8s.io", "v1", kind) => match kind {
             "SelfSubjectReview" => generator.subschema_for::<authentication::v1::SelfSubjectReview>(),
             "TokenReview" => generator.subschema_for::<authentication::v1::TokenReview>(),

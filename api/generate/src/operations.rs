@@ -1,7 +1,7 @@
 //! The paths of a kind, with the parameters and extensions that kubectl looks for.
 
 use crate::kinds::REF_PREFIX;
-use minisvc_apimachinery::Resource;
+use minisvc_apimachinery::{Resource, resource::SCALE};
 use serde_json::{Map, Value, json};
 
 /// Names the kind that an operation or a schema is about.
@@ -125,6 +125,7 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("{REF_PREFIX}{name}")})
 }
 
+#[derive(Clone)]
 struct Writer<'a> {
     resource: &'a Resource,
     schema: &'a str,
@@ -209,6 +210,8 @@ impl Writer<'_> {
             "finalize" => {
                 json!({"put": self.operation("put", &format!("replace {about}"), WRITE, Some(self.schema), self.schema)})
             }
+            "scale" => Writer { schema: "io.k8s.api.autoscaling.v1.Scale", resource: &SCALE, ..self.clone() }
+                .readable(&about),
             _ => self.readable(&about),
         }
     }

@@ -3,7 +3,11 @@
 use crate::respond;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use minisvc_apimachinery::{Resource, Status, resource::served, schema};
+use minisvc_apimachinery::{
+    Resource, Status,
+    resource::{SCALE, served},
+    schema,
+};
 use serde_json::{Value, json};
 
 /// What `/version` says; the wire API is Kubernetes 1.33's.
@@ -47,6 +51,10 @@ fn subresources(resource: &Resource) -> Vec<Subresource> {
             "eviction" => Subresource {
                 of: Some(("policy", "v1")),
                 ..Subresource::new("eviction", &["create"], "Eviction")
+            },
+            "scale" => Subresource {
+                of: Some((SCALE.group, SCALE.version)),
+                ..Subresource::new("scale", &["get", "patch", "update"], SCALE.kind)
             },
             "finalize" => Subresource::new("finalize", &["update"], resource.kind),
             name => Subresource::new(name, &["get", "patch", "update"], resource.kind),

@@ -144,6 +144,10 @@ pub(crate) fn get(
         return Err(too_large(wanted, view.revision()));
     }
     let stored = find(&view, target)?;
+    if target.subresource == "scale" {
+        let object: Value = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
+        return Ok(respond::json(StatusCode::OK, &minisvc_registry::scale(&object)));
+    }
     match form {
         Form::Object => {
             let bytes = respond::served(target.resource, &stored.value);

@@ -22,6 +22,7 @@ use minisvc_apimachinery::{
     decode::Decoded,
     managed::Force,
     patch,
+    resource::SCALE,
     storage::{Change, Read, Revision, Stored},
 };
 use minisvc_registry::{Context, DeleteOptions, Outcome};
@@ -48,6 +49,11 @@ pub(crate) struct Write<'a> {
 impl Write<'_> {
     fn subresource(&self) -> Option<String> {
         Some(self.target.subresource.clone()).filter(|name| !name.is_empty())
+    }
+
+    /// The kind that is sent: that of the object, but for `scale`.
+    fn sent_kind(&self) -> &'static Resource {
+        if self.target.subresource == "scale" { &SCALE } else { self.target.resource }
     }
 
     fn key(&self) -> ObjectKey {
@@ -119,7 +125,7 @@ impl Write<'_> {
         let decoded = body::decode(self.headers, &body)?;
         let resource = self.target.resource;
         let warnings =
-            Validation::of(self.parameters)?.check(resource, &decoded.value, &decoded.duplicates)?;
+            Validation::of(self.parameters)?.check(self.sent_kind(), &decoded.value, &decoded.duplicates)?;
         let (key, subresource) = (self.key(), self.subresource());
         let manager = manager::of(self.parameters, self.headers, "UpdateOptions")?;
         let updated = self.commit(manager, Some(decoded.value), move |context, view, object| {
@@ -134,7 +140,7 @@ impl Write<'_> {
         let patch = Patch::read(self.headers, &body)?;
         let (manager, force) = manager::of_patch(self.parameters, self.headers, &patch)?;
         let validation = Validation::of(self.parameters)?;
-        let resource = self.target.resource;
+        let (resource, kind_sent) = (self.target.resource, self.sent_kind());
         let (key, subresource) = (self.key(), self.subresource());
         let (kind, decoded) = match patch {
             Patch::Change { kind, decoded } => (kind, decoded),
@@ -144,8 +150,8 @@ impl Write<'_> {
         let noted = warnings.clone();
         let patched = self.commit(manager, None, move |context, view, _| {
             let apply = |old: &Value| {
-                let new = patch::apply(kind, resource, old, &decoded.value)?;
-                let found = validation.check(resource, &new, &decoded.duplicates)?;
+                let new = patch::apply(kind, kind_sent, old, &decoded.value)?;
+                let found = validation.check(kind_sent, &new, &decoded.duplicates)?;
                 *noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
                 Ok(new)
             };
@@ -165,7 +171,7 @@ impl Write<'_> {
         decoded: Decoded,
     ) -> Result<Response, Status> {
         let resource = self.target.resource;
-        let warnings = check_apply(validation, resource, &decoded)?;
+        let warnings = check_apply(validation, self.sent_kind(), &decoded)?;
         let (key, subresource) = (self.key(), self.subresource());
         // What is not there is made, by those who may.
         let create = Asked { user: self.user, verb: "create", target: self.target };

@@ -165,6 +165,14 @@ impl ClientError {
         self.reason_is("AlreadyExists")
     }
 
+    /// Why the server would not, in its own words; else what went wrong.
+    pub fn refusal(&self) -> String {
+        match self {
+            Self::Api { status, .. } => status.message.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the server said that it did not carry the request out. If false, it may have been carried out.
     pub fn is_refusal(&self) -> bool {
         match self {

@@ -12,6 +12,7 @@ use crate::{
 };
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
     coordination::v1::Lease,
     core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
@@ -54,6 +55,8 @@ pub enum Kind {
     Namespaces,
     Nodes,
     Pods,
+    Deployments,
+    ReplicaSets,
     Services,
     Endpoints,
     EndpointSlices,
@@ -217,6 +220,12 @@ fn follow_kind(
         }
         Kind::Nodes => Box::pin(run::<Node>(Api::all(kube), config, kind, shared, |s, o| s.nodes = o)),
         Kind::Pods => Box::pin(run::<Pod>(Api::all(kube), config, kind, shared, |s, o| s.pods = o)),
+        Kind::Deployments => {
+            Box::pin(run::<Deployment>(Api::all(kube), config, kind, shared, |s, o| s.deployments = o))
+        }
+        Kind::ReplicaSets => {
+            Box::pin(run::<ReplicaSet>(Api::all(kube), config, kind, shared, |s, o| s.replica_sets = o))
+        }
         Kind::Services => {
             Box::pin(run::<Service>(Api::all(kube), config, kind, shared, |s, o| s.services = o))
         }

@@ -30,7 +30,7 @@ pub(crate) async fn apply(client: &ApiClient, write: &Write) -> Outcome {
     }
     if error.is_refusal() {
         tracing::warn!(%error, "write refused");
-        return Outcome::Failed;
+        return Outcome::Refused(error.refusal());
     }
     tracing::debug!(%error, "no answer to a write: asking what became of it");
     let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
@@ -61,15 +61,26 @@ async fn carry_out(client: &ApiClient, write: &Write) -> Result<Outcome, ClientE
         Write::Patch { resource, key, subresource, patch } => {
             client.patch(resource, key, *subresource, PatchKind::Merge, patch).await.map(landed)
         }
+        Write::Adopt { resource, key, patch, owner } => {
+            let present: Option<Value> = client.get_optional(owner.resource, &owner.key).await?;
+            let stays = |object: &Value| {
+                object["metadata"]["uid"] == owner.uid.as_str()
+                    && object["metadata"]["deletionTimestamp"].is_null()
+            };
+            if !present.as_ref().is_some_and(stays) {
+                return Ok(Outcome::Failed);
+            }
+            client.patch(resource, key, None, PatchKind::Merge, patch).await.map(landed)
+        }
         Write::Bind { pod, uid, node } => bind(client, pod, uid, node).await,
-        Write::Delete { resource, key, uid, grace_seconds, unless_exists } => {
-            if any_exists(client, unless_exists).await? {
+        Write::Delete { resource, key, how } => {
+            if any_exists(client, &how.unless_exists).await? {
                 return Ok(Outcome::Failed);
             }
             let options = DeleteOptions {
-                uid: Some(uid.clone()).filter(|uid| !uid.is_empty()),
-                resource_version: None,
-                grace_seconds: *grace_seconds,
+                uid: Some(how.uid.clone()).filter(|uid| !uid.is_empty()),
+                resource_version: how.version.clone(),
+                grace_seconds: how.grace_seconds,
             };
             client.delete(resource, key, &options).await.map(|_| Outcome::Gone)
         }

@@ -7,7 +7,7 @@ use minisvc_apimachinery::{ObjectKey, Resource, Snapshot, resource::RESOURCES};
 use minisvc_controllers::Write;
 use minisvc_reconcile::Backoff;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,8 @@ pub(crate) fn entry(resource: &'static Resource, key: &ObjectKey) -> Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Controller {
     Bootstrap,
+    Deployment,
+    ReplicaSet,
     EndpointSlice,
     Endpoints,
     Mirroring,
@@ -45,7 +47,7 @@ pub(crate) enum Controller {
 }
 
 /// How a write ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The object has this version now; none if the server did not say.
     Landed { revision: Option<u64> },
@@ -53,6 +55,15 @@ pub(crate) enum Outcome {
     Gone,
     /// Nothing was written, or not all: try again after a pause.
     Failed,
+    /// The server will not have it, and said why: try again after a pause.
+    Refused(String),
+}
+
+impl Outcome {
+    /// Whether nothing came of the write.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed | Self::Refused(_))
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +76,8 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     controller: Controller,
+    /// The object for which the write was planned, if it was planned for one.
+    subject: Option<ObjectKey>,
     state: State,
     backoff: Backoff,
 }
@@ -81,7 +94,13 @@ pub(crate) fn target(write: &Write) -> Target {
 
 impl Ledger {
     /// Takes a write in, unless its object has one under way.
-    pub(crate) fn admit(&mut self, controller: Controller, write: &Write, now: Instant) -> bool {
+    pub(crate) fn admit(
+        &mut self,
+        controller: Controller,
+        subject: Option<&ObjectKey>,
+        write: &Write,
+        now: Instant,
+    ) -> bool {
         let target = target(write);
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
         if let Some(entry) = self.entries.get(&target) {
@@ -90,16 +109,17 @@ impl Ledger {
                 _ => return false,
             }
         }
-        self.entries.insert(target, Entry { controller, state: State::Flying, backoff });
+        let subject = subject.cloned();
+        self.entries.insert(target, Entry { controller, subject, state: State::Flying, backoff });
         true
     }
 
-    pub(crate) fn ended(&mut self, target: &Target, outcome: Outcome, now: Instant) {
+    pub(crate) fn ended(&mut self, target: &Target, outcome: &Outcome, now: Instant) {
         let Some(entry) = self.entries.get_mut(target) else { return };
         entry.state = match outcome {
-            Outcome::Landed { revision } => State::Landed { revision, gone: false, since: now },
+            Outcome::Landed { revision } => State::Landed { revision: *revision, gone: false, since: now },
             Outcome::Gone => State::Landed { revision: None, gone: true, since: now },
-            Outcome::Failed => State::Pausing { until: now + entry.backoff.failed() },
+            Outcome::Failed | Outcome::Refused(_) => State::Pausing { until: now + entry.backoff.failed() },
         };
     }
 
@@ -131,10 +151,19 @@ impl Ledger {
         });
     }
 
+    fn open(&self, controller: Controller) -> impl Iterator<Item = &Entry> {
+        let open = |entry: &&Entry| !matches!(entry.state, State::Pausing { .. });
+        self.entries.values().filter(move |entry| entry.controller == controller).filter(open)
+    }
+
     /// Whether a controller has writes that do not show yet.
     pub(crate) fn is_busy(&self, controller: Controller) -> bool {
-        let open = |entry: &Entry| !matches!(entry.state, State::Pausing { .. });
-        self.entries.values().any(|entry| entry.controller == controller && open(entry))
+        self.open(controller).next().is_some()
+    }
+
+    /// The objects for which a controller has writes that do not show yet.
+    pub(crate) fn busy_for(&self, controller: Controller) -> BTreeSet<ObjectKey> {
+        self.open(controller).filter_map(|entry| entry.subject.clone()).collect()
     }
 }
 
@@ -165,14 +194,14 @@ mod tests {
     #[test]
     fn an_object_is_not_written_again_before_the_last_write_shows() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        assert!(ledger.admit(Controller::ServiceLb, &write(), now));
-        assert!(!ledger.admit(Controller::Garbage, &write(), now));
-        ledger.ended(&target(&write()), Outcome::Landed { revision: Some(7) }, now);
+        assert!(ledger.admit(Controller::ServiceLb, None, &write(), now));
+        assert!(!ledger.admit(Controller::Garbage, None, &write(), now));
+        ledger.ended(&target(&write()), &Outcome::Landed { revision: Some(7) }, now);
         ledger.seen(&snapshot("6"), now + UNSEEN_MAX * 10);
         assert!(ledger.is_busy(Controller::ServiceLb), "an old snapshot proves nothing, however late");
         ledger.seen(&snapshot("7"), now);
         assert!(!ledger.is_busy(Controller::ServiceLb));
-        assert!(ledger.admit(Controller::Garbage, &write(), now));
+        assert!(ledger.admit(Controller::Garbage, None, &write(), now));
     }
 
     #[test]
@@ -180,16 +209,16 @@ mod tests {
         let (mut ledger, mut now) = (Ledger::default(), Instant::now());
         let mut last = Duration::ZERO;
         for _ in 0..5 {
-            assert!(ledger.admit(Controller::Scheduler, &write(), now));
-            ledger.ended(&target(&write()), Outcome::Failed, now);
-            assert!(!ledger.admit(Controller::Scheduler, &write(), now));
+            assert!(ledger.admit(Controller::Scheduler, None, &write(), now));
+            ledger.ended(&target(&write()), &Outcome::Failed, now);
+            assert!(!ledger.admit(Controller::Scheduler, None, &write(), now));
             let mut waited = Duration::ZERO;
-            while !ledger.admit(Controller::Scheduler, &write(), now + waited) {
+            while !ledger.admit(Controller::Scheduler, None, &write(), now + waited) {
                 waited += Duration::from_millis(10);
             }
             assert!(waited > last);
             (last, now) = (waited, now + waited);
-            ledger.ended(&target(&write()), Outcome::Failed, now);
+            ledger.ended(&target(&write()), &Outcome::Failed, now);
             now += PAUSE.1;
         }
     }

@@ -12,6 +12,7 @@ mod apply;
 mod ledger;
 mod rounds;
 mod services;
+mod workloads;
 
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_client::{ApiClient, Contact, Interest, Kind, events, events::Occurrence, follow};
@@ -96,6 +97,8 @@ impl Manager {
             Kind::Namespaces,
             Kind::Nodes,
             Kind::Pods,
+            Kind::Deployments,
+            Kind::ReplicaSets,
             Kind::Services,
             Kind::Endpoints,
             Kind::EndpointSlices,

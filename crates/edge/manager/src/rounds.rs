@@ -5,6 +5,7 @@ use crate::{
     apply::apply,
     ledger::{Controller, Ledger, Outcome, Target, entry, target},
     services::{BY_SERVICE, Services},
+    workloads::{BY_OBJECT, Workloads},
 };
 use jiff::Timestamp;
 use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
@@ -29,6 +30,8 @@ const ENDPOINTS_IN_FLIGHT_MAX: usize = IN_FLIGHT_MAX / 4;
 pub(crate) const REST: u32 = 4;
 /// How often silent nodes are looked for.
 const LIFECYCLE_EVERY: Duration = Duration::from_millis(250);
+/// How often Deployments and ReplicaSets are looked at: Pods become available, and updates late, by time alone.
+const WORKLOADS_EVERY: Duration = Duration::from_secs(1);
 /// How often every controller plans even if nothing seems to have changed.
 const ANYWAY_EVERY: Duration = Duration::from_secs(30);
 /// A longer pause between two rounds means that we were stopped, or that the clock was set.
@@ -37,7 +40,7 @@ const GAP_MAX_SECONDS: f64 = 2.0;
 type Kinds = fn(&Snapshot, &Snapshot) -> bool;
 
 /// The controllers that plan on the whole snapshot, and whether two snapshots are the same to them.
-const WHOLE: [(Controller, Kinds); 10] = [
+const WHOLE: &[(Controller, Kinds)] = &[
     (Controller::Bootstrap, |a, b| {
         a.namespaces.ptr_eq(&b.namespaces)
             && a.services.ptr_eq(&b.services)
@@ -49,6 +52,12 @@ const WHOLE: [(Controller, Kinds); 10] = [
     (Controller::Scheduler, |a, b| {
         a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods) && a.services.ptr_eq(&b.services)
     }),
+    (Controller::Deployment, |a, b| {
+        a.deployments.ptr_eq(&b.deployments)
+            && a.replica_sets.ptr_eq(&b.replica_sets)
+            && a.pods.ptr_eq(&b.pods)
+    }),
+    (Controller::ReplicaSet, |a, b| a.replica_sets.ptr_eq(&b.replica_sets) && a.pods.ptr_eq(&b.pods)),
     (Controller::NodeIpam, |a, b| a.nodes.ptr_eq(&b.nodes)),
     (Controller::ServiceLb, |a, b| a.services.ptr_eq(&b.services)),
     (Controller::IngressStatus, |a, b| {
@@ -63,6 +72,8 @@ const WHOLE: [(Controller, Kinds); 10] = [
     (Controller::RootCa, |a, b| a.namespaces.ptr_eq(&b.namespaces) && a.config_maps.ptr_eq(&b.config_maps)),
     (Controller::Garbage, |a, b| {
         a.pods.ptr_eq(&b.pods)
+            && a.deployments.ptr_eq(&b.deployments)
+            && a.replica_sets.ptr_eq(&b.replica_sets)
             && a.services.ptr_eq(&b.services)
             && a.endpoints.ptr_eq(&b.endpoints)
             && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
@@ -74,11 +85,18 @@ const WHOLE: [(Controller, Kinds); 10] = [
     }),
 ];
 
+/// Hands something on to be told; dropped if there is too much.
+fn tell(notices: &mpsc::Sender<Notice>, notice: Notice) {
+    if notices.try_send(notice).is_err() {
+        tracing::debug!("too much to tell: an event is dropped");
+    }
+}
+
 struct Queued {
     write: Write,
     notices: Vec<Notice>,
-    /// For which Service it was planned.
-    service: Option<ObjectKey>,
+    /// For which object it was planned, by a controller that plans object by object.
+    subject: Option<ObjectKey>,
 }
 
 /// When a controller planned last, and on what.
@@ -89,11 +107,12 @@ struct Turn {
     again: bool,
 }
 
-/// One write on its way: what it is to, who planned it for which Service, how it ended.
+/// One write on its way: what it is to, who planned it for which object, how it ended.
 struct Flight {
     controller: Controller,
     target: Target,
-    service: Option<ObjectKey>,
+    subject: Option<ObjectKey>,
+    is_create: bool,
     outcome: Outcome,
 }
 
@@ -112,6 +131,7 @@ pub(crate) struct Rounds {
     clock: Option<Timestamp>,
     turns: BTreeMap<Controller, Turn>,
     services: Services,
+    workloads: Workloads,
     bootstrapped: bool,
 }
 
@@ -131,6 +151,7 @@ impl Rounds {
             clock: None,
             turns: BTreeMap::new(),
             services: Services::default(),
+            workloads: Workloads::default(),
             bootstrapped: false,
         }
     }
@@ -159,25 +180,34 @@ impl Rounds {
             }
         }
         for flight in std::mem::take(&mut self.landed) {
-            self.ledger.ended(&flight.target, flight.outcome, now);
-            self.endpoints_flying -= usize::from(flight.controller == Controller::Endpoints);
-            if flight.outcome == Outcome::Failed {
-                // What failed is planned again once its pause is over.
-                if let Some(service) = flight.service {
-                    self.services.again(flight.controller, service);
-                }
-                self.turns.values_mut().for_each(|turn| turn.again = true);
-            }
+            self.ended(flight, snapshot, now);
         }
         self.ledger.seen(snapshot, now);
         self.look(snapshot, blind, time);
         self.by_service(snapshot, now);
-        for (controller, same) in WHOLE {
+        for &(controller, same) in WHOLE {
             if self.is_due(controller, same, snapshot, now) {
                 self.whole(controller, snapshot, time, now);
             }
         }
         self.send();
+    }
+
+    fn ended(&mut self, flight: Flight, snapshot: &Snapshot, now: Instant) {
+        let Flight { controller, target, subject, is_create, outcome } = flight;
+        self.ledger.ended(&target, &outcome, now);
+        self.endpoints_flying -= usize::from(controller == Controller::Endpoints);
+        if let Some(subject) = subject.as_ref().filter(|_| is_create) {
+            let notice = self.workloads.created(controller, subject, &outcome, snapshot);
+            notice.into_iter().for_each(|notice| tell(&self.notices, notice));
+        }
+        if outcome.is_failure() {
+            // What failed is planned again once its pause is over.
+            if let Some(service) = subject.filter(|_| BY_SERVICE.contains(&controller)) {
+                self.services.again(controller, service);
+            }
+            self.turns.values_mut().for_each(|turn| turn.again = true);
+        }
     }
 
     fn look(&mut self, snapshot: &Snapshot, blind: bool, time: Timestamp) {
@@ -202,8 +232,12 @@ impl Rounds {
         }
         let Some(turn) = self.turns.get(&controller) else { return true };
         let rest = now.saturating_duration_since(turn.at);
-        let timed =
-            rest >= ANYWAY_EVERY || (controller == Controller::NodeLifecycle && rest >= LIFECYCLE_EVERY);
+        let every = match controller {
+            Controller::NodeLifecycle => LIFECYCLE_EVERY,
+            controller if BY_OBJECT.contains(&controller) => WORKLOADS_EVERY,
+            _ => ANYWAY_EVERY,
+        };
+        let timed = rest >= every;
         now >= turn.not_before && (turn.again || timed || !same(&turn.on, snapshot))
     }
 
@@ -215,6 +249,15 @@ impl Rounds {
         now: Instant,
     ) {
         let config = &self.config;
+        if BY_OBJECT.contains(&controller) {
+            let open = self.ledger.busy_for(controller);
+            let plans = self.workloads.plan(controller, snapshot, open, time);
+            let mut again = false;
+            for (object, plan) in plans {
+                again |= self.enqueue(controller, plan, Some(&object), now);
+            }
+            return self.turned(controller, snapshot, now, again);
+        }
         let plan = match controller {
             Controller::Bootstrap => bootstrap::plan(snapshot, &config.cluster, config.api_server),
             Controller::NodeLifecycle => node_lifecycle::plan(snapshot, &self.seen, &config.grace, time),
@@ -226,13 +269,28 @@ impl Rounds {
             Controller::ServiceAccount => service_account::plan(snapshot),
             Controller::RootCa => service_account::plan_root_ca(snapshot, &config.ca),
             Controller::Garbage => garbage::plan(snapshot),
-            // Planned Service by Service.
-            Controller::EndpointSlice | Controller::Endpoints | Controller::Mirroring => Plan::default(),
+            // Planned object by object.
+            Controller::EndpointSlice
+            | Controller::Endpoints
+            | Controller::Mirroring
+            | Controller::Deployment
+            | Controller::ReplicaSet => Plan::default(),
         };
         if controller == Controller::Bootstrap {
             self.bootstrapped = plan.is_settled();
         }
         let again = self.enqueue(controller, plan, None, now);
+        self.turned(controller, snapshot, now, again);
+    }
+
+    /// A controller has planned.
+    fn turned(
+        &mut self,
+        controller: Controller,
+        snapshot: &Arc<Synced<Snapshot>>,
+        now: Instant,
+        again: bool,
+    ) {
         let ended = Instant::now();
         let turn = Turn {
             on: Arc::clone(snapshot),
@@ -248,26 +306,25 @@ impl Rounds {
         &mut self,
         controller: Controller,
         plan: Plan,
-        service: Option<&ObjectKey>,
+        subject: Option<&ObjectKey>,
         now: Instant,
     ) -> bool {
         let mut told: BTreeMap<Target, Vec<Notice>> = BTreeMap::new();
         for notice in plan.notices {
-            if notice.with_write {
-                told.entry(entry(notice.resource, &notice.key)).or_default().push(notice);
-            } else if self.notices.try_send(notice).is_err() {
-                tracing::debug!("too much to tell: an event is dropped");
+            match &notice.with_write {
+                Some((resource, key)) => told.entry(entry(resource, key)).or_default().push(notice),
+                None => tell(&self.notices, notice),
             }
         }
         let mut left_out = false;
         for write in plan.writes {
             let queue = self.queues.entry(controller).or_default();
-            if queue.len() >= QUEUE_MAX || !self.ledger.admit(controller, &write, now) {
+            if queue.len() >= QUEUE_MAX || !self.ledger.admit(controller, subject, &write, now) {
                 left_out = true;
                 continue;
             }
             let notices = told.remove(&target(&write)).unwrap_or_default();
-            queue.push_back(Queued { write, notices, service: service.cloned() });
+            queue.push_back(Queued { write, notices, subject: subject.cloned() });
         }
         left_out
     }
@@ -303,19 +360,16 @@ impl Rounds {
             if queue.is_empty() {
                 self.queues.remove(&controller);
             }
-            let Some(Queued { write, notices, service }) = taken else { continue };
+            let Some(Queued { write, notices, subject }) = taken else { continue };
             self.endpoints_flying += usize::from(controller == Controller::Endpoints);
             let (client, sender) = (self.client.clone(), self.notices.clone());
             self.flights.spawn(async move {
                 let outcome = apply(&client, &write).await;
-                if outcome != Outcome::Failed {
-                    for notice in notices {
-                        if sender.try_send(notice).is_err() {
-                            tracing::debug!("too much to tell: an event is dropped");
-                        }
-                    }
+                if !outcome.is_failure() {
+                    notices.into_iter().for_each(|notice| tell(&sender, notice));
                 }
-                Flight { controller, target: target(&write), service, outcome }
+                let is_create = matches!(write, Write::Create { .. });
+                Flight { controller, target: target(&write), subject, is_create, outcome }
             });
         }
     }

@@ -161,6 +161,20 @@ const fn core(
     }
 }
 
+const fn workload(
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    short_names: &'static [&'static str],
+) -> Resource {
+    Resource {
+        group: "apps",
+        categories: &["all"],
+        subresources: &["status", "scale"],
+        ..core(kind, plural, singular, short_names, true)
+    }
+}
+
 /// v1 Namespace.
 pub static NAMESPACES: Resource = Resource {
     subresources: &["status", "finalize"],
@@ -214,6 +228,13 @@ pub static INGRESS_CLASSES: Resource = Resource {
     group: "networking.k8s.io",
     ..core("IngressClass", "ingressclasses", "ingressclass", &[], false)
 };
+/// apps/v1 Deployment.
+pub static DEPLOYMENTS: Resource = workload("Deployment", "deployments", "deployment", &["deploy"]);
+/// apps/v1 ReplicaSet.
+pub static REPLICA_SETS: Resource = workload("ReplicaSet", "replicasets", "replicaset", &["rs"]);
+/// autoscaling/v1 Scale: what the subresource `scale` is read and written as; stored nowhere.
+pub static SCALE: Resource =
+    Resource { group: "autoscaling", verbs: &[], ..core("Scale", "scales", "scale", &[], true) };
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Resource =
     Resource { group: "coordination.k8s.io", ..core("Lease", "leases", "lease", &[], true) };
@@ -229,6 +250,8 @@ pub static RESOURCES: &[&Resource] = &[
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
+    &DEPLOYMENTS,
+    &REPLICA_SETS,
     &LEASES,
     &ENDPOINT_SLICES,
     &EVENTS_K8S_IO,

@@ -27,6 +27,7 @@ pub struct Document {
 
 const SOURCES: &[(&str, &[u8])] = &[
     ("api/v1", include_bytes!("../../../../api/openapi/api__v1.json")),
+    ("apis/apps/v1", include_bytes!("../../../../api/openapi/apis__apps__v1.json")),
     (
         "apis/authentication.k8s.io/v1",
         include_bytes!("../../../../api/openapi/apis__authentication.k8s.io__v1.json"),

@@ -7,6 +7,7 @@ use crate::resource::{self, ObjectKey, Resource};
 use imbl::OrdMap;
 use k8s_openapi::{
     api::{
+        apps::v1::{Deployment, ReplicaSet},
         coordination::v1::Lease,
         core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
@@ -88,6 +89,10 @@ snapshot! {
     nodes: Node = NODES,
     /// v1 Pods.
     pods: Pod = PODS,
+    /// apps/v1 Deployments.
+    deployments: Deployment = DEPLOYMENTS,
+    /// apps/v1 ReplicaSets.
+    replica_sets: ReplicaSet = REPLICA_SETS,
     /// v1 Services.
     services: Service = SERVICES,
     /// v1 Endpoints.

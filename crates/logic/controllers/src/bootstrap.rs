@@ -91,7 +91,7 @@ fn service(
             warning: true,
             reason: "WrongClusterIP",
             message: format!("must have cluster IP {text}: delete it, and it is made anew"),
-            with_write: false,
+            with_write: None,
         });
     }
 }

@@ -108,13 +108,7 @@ fn plan_one(snapshot: &Snapshot, key: &ObjectKey, present: &Slices<'_>) -> Vec<W
 }
 
 fn delete(key: &ObjectKey, slice: &EndpointSlice) -> Write {
-    Write::Delete {
-        resource: &ENDPOINT_SLICES,
-        key: key.clone(),
-        uid: uid(&slice.metadata).to_owned(),
-        grace_seconds: None,
-        unless_exists: Vec::new(),
-    }
+    Write::delete(&ENDPOINT_SLICES, key, &slice.metadata)
 }
 
 /// Which endpoints go into which slice.

@@ -148,13 +148,9 @@ fn plan_one(snapshot: &Snapshot, key: &ObjectKey, present: Vec<(&ObjectKey, &Arc
         }
     }
     if plan.writes.is_empty() {
-        plan.writes.extend(spare.into_iter().map(|(key, slice, _)| Write::Delete {
-            resource: &ENDPOINT_SLICES,
-            key: key.clone(),
-            uid: uid(&slice.metadata).to_owned(),
-            grace_seconds: None,
-            unless_exists: Vec::new(),
-        }));
+        for (key, slice, _) in spare {
+            plan.writes.push(Write::delete(&ENDPOINT_SLICES, key, &slice.metadata));
+        }
     }
     plan
 }
@@ -194,7 +190,7 @@ fn groups(
             message: format!(
                 "A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. {left_out} addresses were skipped"
             ),
-            with_write: false,
+            with_write: None,
         });
     }
     groups.into_iter().map(|(kind, group)| (kind, group.into_values().collect())).collect()

@@ -8,7 +8,7 @@
 
 use crate::{
     endpoint_slice::{self, HEADLESS, desired},
-    objects::{selector, uid, version_guard},
+    objects::{selector, version_guard},
     plan::Write,
 };
 use imbl::ordmap::DiffItem;
@@ -101,13 +101,7 @@ fn is_lock(endpoints: &Endpoints) -> bool {
 }
 
 fn delete(key: &ObjectKey, endpoints: &Endpoints) -> Write {
-    Write::Delete {
-        resource: &ENDPOINTS,
-        key: key.clone(),
-        uid: uid(&endpoints.metadata).to_owned(),
-        grace_seconds: None,
-        unless_exists: Vec::new(),
-    }
+    Write::delete(&ENDPOINTS, key, &endpoints.metadata)
 }
 
 fn create(

@@ -5,23 +5,25 @@
 
 use crate::{
     objects::uid,
-    plan::{Owner, Plan, Write},
+    plan::{Deletion, Owner, Plan, Write},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use minisvc_apimachinery::{
     ObjectKey, Resource, Snapshot,
     resource::{
-        self, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS,
-        SERVICES,
+        self, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS,
+        REPLICA_SETS, SERVICE_ACCOUNTS, SERVICES,
     },
 };
 
 /// Kinds of which the snapshot holds every object: what is not there does not exist.
-pub const FOLLOWED: [&Resource; 9] = [
+pub const FOLLOWED: [&Resource; 11] = [
+    &DEPLOYMENTS,
     &ENDPOINTS,
     &NAMESPACES,
     &NODES,
     &PODS,
+    &REPLICA_SETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
     &LEASES,
@@ -50,13 +52,14 @@ fn orphan(
     }
     let owners: Vec<Owner> =
         references.iter().map(|reference| gone(snapshot, key, reference)).collect::<Option<_>>()?;
-    Some(Write::Delete {
-        resource,
-        key: key.clone(),
+    let how = Deletion {
         uid: uid(meta).to_owned(),
-        grace_seconds: None,
+        // An owner that left it behind on purpose took the reference out: what was decided on it does not hold then.
+        version: meta.resource_version.clone(),
         unless_exists: owners,
-    })
+        ..Deletion::default()
+    };
+    Some(Write::Delete { resource, key: key.clone(), how })
 }
 
 /// The owner, if the snapshot should hold it and does not.
@@ -86,15 +89,14 @@ mod tests {
         let owned = |name: &str, owners: serde_json::Value| json!({ "metadata": { "namespace": "default", "name": name, "ownerReferences": owners }, "spec": { "containers": [] } });
         world.add(&SERVICES, json!({ "metadata": { "namespace": "default", "name": "web", "uid": "s1" } }));
         let service = |uid: &str| json!({ "apiVersion": "v1", "kind": "Service", "name": "web", "uid": uid });
-        let deployment = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d" });
+        let unknown = json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": "d" });
         world.add(&PODS, owned("kept", json!([service("s1")])));
         world.add(&PODS, owned("other-owner-lives", json!([service("s0"), service("s1")])));
-        world.add(&PODS, owned("unknown", json!([service("s0"), deployment])));
+        world.add(&PODS, owned("unknown", json!([service("s0"), unknown])));
         world.add(&PODS, owned("gone", json!([service("s0")])));
         let planned = plan(&world.snapshot);
-        let [Write::Delete { key, unless_exists, .. }] = planned.writes.as_slice() else {
-            panic!("{planned:?}")
-        };
-        assert_eq!((key.name.as_str(), unless_exists[0].uid.as_str()), ("gone", "s0"));
+        let [Write::Delete { key, how, .. }] = planned.writes.as_slice() else { panic!("{planned:?}") };
+        assert_eq!((key.name.as_str(), how.unless_exists[0].uid.as_str()), ("gone", "s0"));
+        assert_eq!(how.version, world.snapshot.pods[key].metadata.resource_version);
     }
 }

@@ -4,6 +4,8 @@
 //! - [`endpoint_slice`]: which Pods answer for which Service.
 //! - [`endpoints`]: the same as Endpoints objects, for older clients.
 //! - [`endpoint_slice_mirroring`]: Endpoints that people wrote, as slices.
+//! - [`deployment`]: a ReplicaSet for each template, and Pods moved from one to the next.
+//! - [`replica_set`]: as many Pods as a ReplicaSet says.
 //! - [`scheduler`]: which node runs a Pod.
 //! - [`node_ipam`]: each node's part of the Pod network.
 //! - [`node_lifecycle`]: nodes that fell silent, Pods whose node is gone.
@@ -17,6 +19,8 @@
 //! object is reported and left out, never in the way of others; writes carry the version or the UID they were decided on.
 
 pub mod bootstrap;
+mod claim;
+pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
@@ -27,10 +31,12 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 mod objects;
 pub mod plan;
+pub mod replica_set;
 pub mod scheduler;
 pub mod service_account;
 pub mod service_lb;
 #[cfg(test)]
 mod world;
 
-pub use plan::{Notice, Owner, Plan, Write};
+pub use claim::{Plans, Standing};
+pub use plan::{Deletion, Notice, Owner, Plan, Write};

@@ -45,7 +45,7 @@ pub fn plan(snapshot: &Snapshot, cluster: &ClusterConfig) -> Plan {
                 message: format!(
                     "no /{NODE_PREFIX} of the cluster network {pool} is free: delete Nodes that are gone"
                 ),
-                with_write: false,
+                with_write: None,
             });
             continue;
         };

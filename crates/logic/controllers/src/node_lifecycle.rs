@@ -6,7 +6,7 @@
 
 use crate::{
     objects::{node_condition, node_of, pod_condition, uid, version_guard},
-    plan::{Notice, Owner, Plan, Write},
+    plan::{Deletion, Notice, Owner, Plan, Write},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -95,7 +95,7 @@ pub fn plan(snapshot: &Snapshot, seen: &Observations, grace: &Grace, now: Timest
                 warning: false,
                 reason: "NodeNotReady",
                 message: format!("Node {key} status is now: NodeNotReady"),
-                with_write: true,
+                with_write: Some((&NODES, key.clone())),
             });
         }
     }
@@ -146,13 +146,9 @@ fn homeless(
 }
 
 fn remove(key: &ObjectKey, pod: &Pod, unless_exists: Vec<Owner>) -> Write {
-    Write::Delete {
-        resource: &PODS,
-        key: key.clone(),
-        uid: uid(&pod.metadata).to_owned(),
-        grace_seconds: Some(0),
-        unless_exists,
-    }
+    let uid = uid(&pod.metadata).to_owned();
+    let how = Deletion { uid, grace_seconds: Some(0), unless_exists, ..Deletion::default() };
+    Write::Delete { resource: &PODS, key: key.clone(), how }
 }
 
 fn stranded(

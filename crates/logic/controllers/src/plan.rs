@@ -1,5 +1,7 @@
 //! What a controller decides: writes to the API, and what to tell people.
 
+use crate::objects::uid;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minisvc_apimachinery::{ObjectKey, Resource};
 use serde_json::Value;
 
@@ -12,6 +14,21 @@ pub struct Owner {
     pub key: ObjectKey,
     /// UID; empty: any object of that name.
     pub uid: String,
+}
+
+/// How an object is deleted, and what must still hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Its UID.
+    pub uid: String,
+    /// The version it must still have, if the decision was on more than that the object is there.
+    pub version: Option<String>,
+    /// Seconds a Pod gets to end; none: as it asks for itself.
+    pub grace_seconds: Option<i64>,
+    /// Whether what it owns goes before it.
+    pub foreground: bool,
+    /// Not if the server still has one of these: a snapshot's kinds are not all equally new.
+    pub unless_exists: Vec<Owner>,
 }
 
 /// One write. None changes an object in another version than the one it was decided on.
@@ -46,6 +63,18 @@ pub enum Write {
         /// RFC 7386.
         patch: Value,
     },
+    /// Makes an object another's, by a merge patch; not if that owner is gone or going, whatever the snapshot says:
+    /// what an owner left behind on purpose must not become its own again.
+    Adopt {
+        /// Kind.
+        resource: &'static Resource,
+        /// Which object.
+        key: ObjectKey,
+        /// RFC 7386; names the version it was made for.
+        patch: Value,
+        /// The new owner.
+        owner: Owner,
+    },
     /// Gives a Pod its node.
     Bind {
         /// The Pod.
@@ -61,12 +90,8 @@ pub enum Write {
         resource: &'static Resource,
         /// Which object.
         key: ObjectKey,
-        /// Its UID.
-        uid: String,
-        /// Seconds a Pod gets to end; none: as it asks for itself.
-        grace_seconds: Option<i64>,
-        /// Not if the server still has one of these: a snapshot's kinds are not all equally new.
-        unless_exists: Vec<Owner>,
+        /// How, and on what conditions.
+        how: Deletion,
     },
     /// Deletes everything of these kinds in a namespace that is being deleted; once nothing is left, lets it go.
     Empty {
@@ -80,12 +105,19 @@ pub enum Write {
 }
 
 impl Write {
+    /// Deletes an object of this metadata, whatever becomes of it meanwhile.
+    pub(crate) fn delete(resource: &'static Resource, key: &ObjectKey, meta: &ObjectMeta) -> Self {
+        let how = Deletion { uid: uid(meta).to_owned(), ..Deletion::default() };
+        Self::Delete { resource, key: key.clone(), how }
+    }
+
     /// What it writes to: at most one write to an object is under way at a time.
     pub fn target(&self) -> (&'static Resource, &ObjectKey) {
         match self {
             Self::Create { resource, key, .. }
             | Self::Replace { resource, key, .. }
             | Self::Patch { resource, key, .. }
+            | Self::Adopt { resource, key, .. }
             | Self::Delete { resource, key, .. } => (resource, key),
             Self::Bind { pod, .. } => (&minisvc_apimachinery::resource::PODS, pod),
             Self::Empty { namespace, .. } => (&minisvc_apimachinery::resource::NAMESPACES, namespace),
@@ -108,8 +140,8 @@ pub struct Notice {
     pub reason: &'static str,
     /// A sentence.
     pub message: String,
-    /// Whether it comes true only with the write to the same object in this plan.
-    pub with_write: bool,
+    /// The write in this plan, by what it writes to, with which it comes true; none: it is true already.
+    pub with_write: Option<(&'static Resource, ObjectKey)>,
 }
 
 /// What to do, and what to tell.

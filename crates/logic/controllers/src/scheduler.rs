@@ -74,7 +74,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
                     warning: false,
                     reason: "Scheduled",
                     message: format!("Successfully assigned {key} to {node}"),
-                    with_write: true,
+                    with_write: Some((&PODS, key.clone())),
                 });
                 plan.writes.push(Write::Bind { pod: key.clone(), uid: uid(&pod.metadata).to_owned(), node });
             }
@@ -126,7 +126,7 @@ fn refuse(key: &ObjectKey, pod: &Pod, message: &str, now: Timestamp, plan: &mut 
         warning: true,
         reason: "FailedScheduling",
         message: message.to_owned(),
-        with_write: true,
+        with_write: Some((&PODS, key.clone())),
     });
 }
 

@@ -1,10 +1,7 @@
 //! What every namespace has for its Pods to know themselves and the API server by: the ServiceAccount `default` and the
 //! ConfigMap `kube-root-ca.crt` (source: kubernetes pkg/controller/serviceaccount, pkg/controller/certificates/rootcacertpublisher).
 
-use crate::{
-    objects::uid,
-    plan::{Plan, Write},
-};
+use crate::plan::{Plan, Write};
 use minisvc_apimachinery::{
     ObjectKey, Snapshot,
     resource::{CONFIG_MAPS, SERVICE_ACCOUNTS},
@@ -63,8 +60,7 @@ pub fn plan_root_ca(snapshot: &Snapshot, ca: &str) -> Plan {
         }
         if present.immutable == Some(true) {
             // Cannot be mended: made anew once it is gone.
-            let uid = uid(&present.metadata).to_owned();
-            return Some(Write::Delete { resource, key, uid, grace_seconds: None, unless_exists: Vec::new() });
+            return Some(Write::delete(resource, &key, &present.metadata));
         }
         let mut metadata = json!(present.metadata);
         metadata["annotations"][DESCRIPTION] = WORDS.into();

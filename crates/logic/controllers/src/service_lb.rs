@@ -153,7 +153,7 @@ fn notice(
         warning,
         reason,
         message,
-        with_write: !warning,
+        with_write: (!warning).then(|| (&SERVICES, key.clone())),
     }
 }
 

@@ -70,7 +70,7 @@ impl World {
                     assert_eq!(object["metadata"]["resourceVersion"], present["metadata"]["resourceVersion"]);
                     self.add(resource, object.clone());
                 }
-                Write::Patch { patch, .. } => {
+                Write::Patch { patch, .. } | Write::Adopt { patch, .. } => {
                     let mut object = present.unwrap();
                     assert_eq!(patch["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
                     merge(&mut object, patch);
@@ -82,8 +82,8 @@ impl World {
                     object["spec"]["nodeName"] = node.as_str().into();
                     self.add(resource, object);
                 }
-                Write::Delete { uid, .. } => {
-                    assert_eq!(present.unwrap()["metadata"]["uid"], json!(uid));
+                Write::Delete { how, .. } => {
+                    assert_eq!(present.unwrap()["metadata"]["uid"], json!(how.uid));
                     self.remove(resource, &key);
                 }
                 Write::Empty { .. } => self.remove(resource, &key),

@@ -7,7 +7,7 @@ use crate::{
     Context, Outcome, Status,
     context::Subject,
     create::create_tracked,
-    meta,
+    meta, scale,
     update::replace_patched,
     value::{parse, set, text, time},
 };
@@ -93,6 +93,9 @@ pub fn apply(
     force: Force,
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
+    if subresource == Some("scale") {
+        return scale::apply(ctx, view, r, key, patch, force);
+    }
     let now = time(ctx.now);
     let write =
         Write { resource: r, subresource, manager: ctx.manager, time: now.as_str().unwrap_or_default() };

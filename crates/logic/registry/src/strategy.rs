@@ -77,12 +77,19 @@ pub(crate) trait Strategy: Sync {
     /// Builds the new version from an update of a subresource, from the old version and what was sent.
     /// None: there is no such subresource.
     fn subresource(&self, name: &str, sent: &Value, old: &Value) -> Option<Value> {
-        (name == "status").then(|| {
-            let mut new = old.clone();
-            value::keep(&mut new, sent, "status");
-            value::keep(&mut new, sent, "metadata");
-            new
-        })
+        let mut new = old.clone();
+        match name {
+            "status" => {
+                value::keep(&mut new, sent, "status");
+                value::keep(&mut new, sent, "metadata");
+            }
+            "scale" => {
+                let replicas = sent.pointer("/spec/replicas").cloned().unwrap_or_default();
+                value::set(&mut new, "spec", "replicas", replicas);
+            }
+            _ => return None,
+        }
+        Some(new)
     }
 
     /// Faults of the change of a subresource.

@@ -7,13 +7,14 @@ use crate::{
     delete::remove,
     kinds, meta,
     owners::{Tracking, same_but_for_times, track},
+    scale,
     strategy::Strategy,
     value::{at, int, items, parse, set, text},
 };
 use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, managed, storage::Read};
 use serde_json::Value;
 
-/// Replaces an object, or its subresource (`status`, `finalize`).
+/// Replaces an object, or its subresource (`status`, `scale`, `finalize`).
 ///
 /// An object that is not there is made where Kubernetes does so (Services, Leases, Events, …). An update that changes nothing
 /// answers with what is stored and has no changes.
@@ -29,6 +30,9 @@ pub fn update(
     object: Value,
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
+    if subresource == Some("scale") {
+        return scale::write(ctx, view, r, key, &|_| Ok(object.clone()));
+    }
     let object = meta::as_stored(r, object)?;
     Ok(update_stored(ctx, view, r, key, object, subresource)?.served_as(r))
 }
@@ -80,6 +84,9 @@ pub fn patch(
     apply: &dyn Fn(&Value) -> Result<Value, Status>,
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
+    if subresource == Some("scale") {
+        return scale::write(ctx, view, r, key, apply);
+    }
     let stored = view.get(&r.storage_key(key)).ok_or_else(|| Status::not_found(r.stored(), &key.name))?;
     let old = parse(&stored);
     let object = meta::as_stored(r, apply(&convert::served(r, &old))?)?;
@@ -111,8 +118,9 @@ pub(crate) fn replace_patched(
     replace(ctx, view, asked, key, old, object, subresource, tracking)
 }
 
+/// Replaces an object by a new version of it or of its subresource: rules, owners, what is allocated for it.
 #[allow(clippy::too_many_arguments)] // The parts of one request.
-fn replace(
+pub(crate) fn replace(
     ctx: &mut Context<'_>,
     view: &dyn Read,
     asked: &'static Resource,

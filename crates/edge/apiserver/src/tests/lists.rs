@@ -134,7 +134,7 @@ async fn what_is_served_can_be_discovered() {
     assert_eq!(admin.get("/apis/discovery.k8s.io").await.expect(200)["preferredVersion"]["version"], "v1");
     let ingresses = admin.get("/apis/networking.k8s.io/v1").await.expect(200);
     assert_eq!(ingresses["groupVersion"], "networking.k8s.io/v1");
-    assert_eq!(admin.get("/apis/apps").await.code, 404);
+    assert_eq!(admin.get("/apis/batch").await.code, 404);
     let index = admin.get("/openapi/v3").await.expect(200);
     let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     let document = admin.get(&url).await;

@@ -136,7 +136,7 @@ async fn methods_and_paths_that_are_not_served_say_so() {
     let server = Server::start().await;
     let mut admin = server.admin().await;
     for (method, path, code) in [
-        (Method::GET, "/apis/apps/v1/namespaces/default/deployments", 404),
+        (Method::GET, "/apis/apps/v1/namespaces/default/daemonsets", 404),
         (Method::GET, "/api/v1/namespaces/default/pods/x/nonsense", 404),
         (Method::POST, "/api/v1/namespaces/default/pods/x", 405),
         (Method::PUT, "/api/v1/namespaces/default/pods", 405),

@@ -86,7 +86,7 @@ fn objects_are_identified() {
     };
     assert_eq!(words(json!({})).len(), 3);
     assert_eq!(
-        words(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}})),
-        ["kind: Invalid value: \"Deployment\": no matches for kind \"Deployment\" in version \"apps/v1\""]
+        words(json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "x"}})),
+        ["kind: Invalid value: \"DaemonSet\": no matches for kind \"DaemonSet\" in version \"apps/v1\""]
     );
 }

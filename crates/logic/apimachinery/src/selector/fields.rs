@@ -48,6 +48,7 @@ fn supported(resource: &Resource) -> &'static [&'static str] {
             "reportingController",
             "type",
         ],
+        ("apps", "ReplicaSet") => &["status.replicas"],
         _ => &[],
     }
 }

@@ -84,9 +84,9 @@ fn pods_nobody_will_end_are_removed_in_time() {
         let planned = plan(&world.snapshot, &seen, &grace, at(second));
         for write in &planned.writes {
             let expected = match write {
-                Write::Delete { key, unless_exists, grace_seconds, .. } => {
-                    assert_eq!(*grace_seconds, Some(0));
-                    assert_eq!(unless_exists.len(), usize::from(key.name == "orphan"));
+                Write::Delete { key, how, .. } => {
+                    assert_eq!(how.grace_seconds, Some(0));
+                    assert_eq!(how.unless_exists.len(), usize::from(key.name == "orphan"));
                     if key.name == "orphan" { 5 } else { 10 }
                 }
                 _ => 4,

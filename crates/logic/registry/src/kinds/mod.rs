@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 mod config_map;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -15,14 +16,18 @@ mod lease;
 mod namespace;
 mod node;
 pub(crate) mod pod;
+mod replica_set;
 mod secret;
 pub(crate) mod service;
 mod service_account;
+pub(crate) mod workload;
 
 /// The rules of a kind.
 pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
     Ok(match (r.group, r.plural) {
         ("", "configmaps") => &config_map::ConfigMaps,
+        ("apps", "deployments") => &deployment::Deployments,
+        ("apps", "replicasets") => &replica_set::ReplicaSets,
         ("", "endpoints") => &endpoints::EndpointsStrategy,
         ("discovery.k8s.io", "endpointslices") => &endpoint_slice::EndpointSlices,
         ("", "events") => &event::Events,

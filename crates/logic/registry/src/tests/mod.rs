@@ -21,6 +21,7 @@ mod refusals;
 mod services;
 mod services_update;
 mod tables;
+mod workloads;
 
 #[derive(Default)]
 pub(super) struct Memory {

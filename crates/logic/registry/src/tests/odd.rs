@@ -10,6 +10,20 @@ use minisvc_apimachinery::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+fn workload(kind: &str, meta: Value) -> Value {
+    let mut object = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": meta,
+        "spec": {"replicas": 2, "minReadySeconds": 1,
+            "selector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}}},
+        "status": {"replicas": 1, "readyReplicas": 1, "observedGeneration": 1}});
+    if kind == "Deployment" {
+        object["spec"]["strategy"] =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": "10%"}});
+        object["spec"]["progressDeadlineSeconds"] = json!(10);
+    }
+    object
+}
+
 fn samples() -> Vec<Value> {
     let meta = json!({"name": "a", "namespace": "default", "labels": {"a": "b"}, "annotations": {"a": "b"},
         "finalizers": ["a/b"], "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]});
@@ -31,6 +45,8 @@ fn samples() -> Vec<Value> {
             "status": {"phase": "Running", "containerStatuses": [{"name": "a", "image": "b", "imageID": "", "ready": true,
                 "restartCount": 1, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
                 "lastState": {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z"}}}]}}),
+        workload("Deployment", meta.clone()),
+        workload("ReplicaSet", meta.clone()),
         json!({"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {"podCIDR": "10.42.0.0/24", "podCIDRs": ["10.42.0.0/24"],
             "taints": [{"key": "a", "effect": "NoSchedule"}]},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}], "conditions": [{"type": "Ready", "status": "True"}],
@@ -119,7 +135,7 @@ fn any_value_in_any_place_is_answered() {
                 world.store.entries.insert(r.storage_key(&key), stored);
                 let apply = |_: &Value| Ok(sent.clone());
                 let _ = world.run(|ctx, view| update(ctx, view, r, &key, sent.clone(), None));
-                for subresource in [None, Some("status"), Some("finalize")] {
+                for subresource in [None, Some("status"), Some("scale"), Some("finalize")] {
                     let _ = world.run(|ctx, view| patch(ctx, view, r, &key, &apply, subresource));
                 }
                 let _ = world.run(|ctx, view| delete(ctx, view, r, &key, &DeleteOptions::default()));

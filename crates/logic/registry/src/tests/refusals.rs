@@ -32,6 +32,21 @@ fn pods() {
 }
 
 #[test]
+fn workloads() {
+    for (kind, lines) in [
+        ("Deployment", include_str!("refusals/deployments.txt")),
+        ("ReplicaSet", include_str!("refusals/replicasets.txt")),
+    ] {
+        let mut base = base("apps/v1", kind);
+        let labels = json!({"app": "web"});
+        let pod = json!({"containers": [{"name": "c", "image": "echo"}]});
+        base["spec"] = json!({"selector": {"matchLabels": labels},
+                              "template": {"metadata": {"labels": labels}, "spec": pod}});
+        all_are_refused(lines, &base, "/spec");
+    }
+}
+
+#[test]
 fn nodes() {
     all_are_refused(include_str!("refusals/nodes.txt"), &base("v1", "Node"), "/spec");
 }

@@ -4,8 +4,8 @@ use crate::{IncludeObject, table};
 use minisvc_apimachinery::{
     Resource,
     resource::{
-        ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, LEASES, NAMESPACES, NODES, PODS,
-        RESOURCES, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+        DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, LEASES, NAMESPACES,
+        NODES, PODS, REPLICA_SETS, RESOURCES, SECRETS, SERVICE_ACCOUNTS, SERVICES,
     },
 };
 use serde_json::{Value, json};
@@ -18,6 +18,13 @@ fn row(r: &Resource, mut object: Value) -> Vec<String> {
     let cells = table["rows"][0]["cells"].as_array().unwrap();
     assert_eq!(cells.len(), table["columnDefinitions"].as_array().unwrap().len(), "{}", r.kind);
     cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect()
+}
+
+fn workload() -> Value {
+    json!({"spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "c", "image": "echo"}, {"name": "d", "image": "y"}]}},
+            "selector": {"matchLabels": {"app": "web"}, "matchExpressions": [
+                {"key": "tier", "operator": "In", "values": ["z", "a"]}, {"key": "b", "operator": "DoesNotExist"}]}},
+        "status": {"replicas": 4, "readyReplicas": 1, "updatedReplicas": 2, "availableReplicas": 1}})
 }
 
 #[test]
@@ -101,6 +108,8 @@ fn rows_are_kubectls() {
             json!({"lastTimestamp": "2026-01-01T00:04:00Z", "firstTimestamp": "2026-01-01T00:03:00Z", "type": "Normal", "reason": "Started", "message": "hello\n", "count": 3, "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "kubelet", "host": "n"}}),
             "60s|Normal|Started|pod/p||kubelet, n|hello|2m|3|x",
         ),
+        (&DEPLOYMENTS, workload(), "x|1/3|2|1|5m|c,d|echo,y|app=web,!b,tier in (a,z)"),
+        (&REPLICA_SETS, workload(), "x|3|4|1|5m|c,d|echo,y|app=web,!b,tier in (a,z)"),
         (&LEASES, json!({"spec": {"holderIdentity": "n"}}), "x|n|5m"),
         (&SECRETS, json!({"type": "Opaque", "data": {"a": "", "b": ""}}), "x|Opaque|2|5m"),
         (&SERVICE_ACCOUNTS, json!({"secrets": [{"name": "a"}]}), "x|1|5m"),

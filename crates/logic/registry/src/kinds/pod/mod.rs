@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 mod columns;
 mod evict;
-mod validate;
+pub(super) mod validate;
 
 pub use evict::evict;
 
@@ -37,15 +37,8 @@ impl Strategy for Pods {
     fn default(&self, object: &mut Value) {
         object_mut(object, "spec");
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
-        fill(spec, "restartPolicy", "Always");
-        fill(spec, "dnsPolicy", "ClusterFirst");
-        fill(spec, "schedulerName", "default-scheduler");
-        fill(spec, "terminationGracePeriodSeconds", GRACE_SECONDS_DEFAULT);
+        default_spec(spec);
         fill(spec, "enableServiceLinks", true);
-        fill(spec, "securityContext", json!({}));
-        for container in items_mut(spec, "/containers") {
-            default_container(container);
-        }
         // `serviceAccount` is the older name of the field; where both are said, the newer one counts.
         let accounts = ["/serviceAccountName", "/serviceAccount"].map(|field| text(spec, field).to_owned());
         if let Some(account) = accounts.into_iter().find(|name| !name.is_empty()) {
@@ -63,7 +56,7 @@ impl Strategy for Pods {
     }
 
     fn validate(&self, object: &Value, _subject: &Subject<'_>) -> Vec<Cause> {
-        validate::pod(object)
+        validate::spec(object.get("spec").unwrap_or(&Value::Null), "spec")
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<Cause> {
@@ -155,6 +148,18 @@ impl Strategy for Pods {
 fn name_account(pod: &mut Value, name: &str) {
     set(pod, "spec", "serviceAccountName", name);
     set(pod, "spec", "serviceAccount", name);
+}
+
+/// Defaults of a Pod's spec, in a Pod or in a template of Pods.
+pub(super) fn default_spec(spec: &mut Value) {
+    fill(spec, "restartPolicy", "Always");
+    fill(spec, "dnsPolicy", "ClusterFirst");
+    fill(spec, "schedulerName", "default-scheduler");
+    fill(spec, "terminationGracePeriodSeconds", GRACE_SECONDS_DEFAULT);
+    fill(spec, "securityContext", json!({}));
+    for container in items_mut(spec, "/containers") {
+        default_container(container);
+    }
 }
 
 fn default_container(container: &mut Value) {

@@ -52,44 +52,39 @@ const CONTAINER: [&str; 10] = [
 const FIELD_REFS: [&str; 5] =
     ["metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", "status.podIP"];
 
-/// Faults of a Pod by itself.
-pub(super) fn pod(object: &Value) -> Vec<Cause> {
+/// Faults of a Pod's spec, which stands at `path` of its object.
+pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
     let mut causes = Vec::new();
     let empty = Map::new();
-    let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
-    refuse_unsupported(spec, "spec", &SPEC, &mut causes);
-    choice(
-        object,
-        "/spec/restartPolicy",
-        "spec.restartPolicy",
-        &["Always", "OnFailure", "Never"],
-        &mut causes,
-    );
-    let dns = text(object, "/spec/dnsPolicy");
+    refuse_unsupported(spec.as_object().unwrap_or(&empty), path, &SPEC, &mut causes);
+    let field = |name: &str| format!("{path}.{name}");
+    let restart = ["Always", "OnFailure", "Never"];
+    choice(spec, "/restartPolicy", &field("restartPolicy"), &restart, &mut causes);
+    let dns = text(spec, "/dnsPolicy");
     if ["ClusterFirstWithHostNet", "Default", "None"].contains(&dns) {
-        causes.push(Cause::forbidden("spec.dnsPolicy", &format!("{dns:?} is {UNSUPPORTED}")));
+        causes.push(Cause::forbidden(field("dnsPolicy"), &format!("{dns:?} is {UNSUPPORTED}")));
     } else {
-        choice(object, "/spec/dnsPolicy", "spec.dnsPolicy", &["ClusterFirst"], &mut causes);
+        choice(spec, "/dnsPolicy", &field("dnsPolicy"), &["ClusterFirst"], &mut causes);
     }
-    if let Some(seconds) = int(object, "/spec/terminationGracePeriodSeconds")
+    if let Some(seconds) = int(spec, "/terminationGracePeriodSeconds")
         && seconds < 0
     {
         let words = "must be greater than or equal to 0";
-        causes.push(Cause::invalid("spec.terminationGracePeriodSeconds", seconds, words));
+        causes.push(Cause::invalid(field("terminationGracePeriodSeconds"), seconds, words));
     }
-    for (field, check) in [
+    for (name, check) in [
         ("hostname", syntax::label as fn(&str) -> syntax::Faults),
         ("subdomain", syntax::label),
         ("nodeName", syntax::subdomain),
         ("serviceAccountName", syntax::subdomain),
     ] {
-        let value = text(object, &format!("/spec/{field}"));
+        let value = text(spec, &format!("/{name}"));
         for fault in if value.is_empty() { Vec::new() } else { check(value) } {
-            causes.push(Cause::invalid(format!("spec.{field}"), value, &fault));
+            causes.push(Cause::invalid(field(name), value, &fault));
         }
     }
-    meta::labels(object, "/spec/nodeSelector", "spec.nodeSelector", &mut causes);
-    containers(object, &mut causes);
+    meta::labels(spec, "/nodeSelector", &field("nodeSelector"), &mut causes);
+    containers(spec, &field("containers"), &mut causes);
     causes
 }
 
@@ -108,18 +103,18 @@ fn choice(object: &Value, pointer: &str, field: &str, supported: &[&str], causes
     }
 }
 
-fn containers(object: &Value, causes: &mut Vec<Cause>) {
-    let containers = items(object, "/spec/containers");
+fn containers(spec: &Value, field: &str, causes: &mut Vec<Cause>) {
+    let containers = items(spec, "/containers");
     if containers.is_empty() {
-        causes.push(Cause::required("spec.containers", ""));
+        causes.push(Cause::required(field, ""));
     }
     if containers.len() > CONTAINERS_MAX {
-        causes.push(Cause::too_many("spec.containers", containers.len(), CONTAINERS_MAX));
+        causes.push(Cause::too_many(field, containers.len(), CONTAINERS_MAX));
         return;
     }
     let mut names = BTreeSet::new();
     for (i, container) in containers.iter().enumerate() {
-        let path = format!("spec.containers[{i}]");
+        let path = format!("{field}[{i}]");
         let empty = Map::new();
         let map = container.as_object().unwrap_or(&empty);
         refuse_unsupported(map, &path, &CONTAINER, causes);

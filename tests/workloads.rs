@@ -1,0 +1,131 @@
+//! Deployments and ReplicaSets in a lab, as kubectl drives them: rolled out, undone, scaled, left behind, taken up.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod common;
+
+use common::{Kubectl, LONG, Lab, eventually, is_there};
+
+const PATIENCE: &str = "--timeout=60s";
+
+#[test]
+fn deployments_are_rolled_out_by_kubectl() {
+    if !is_there("kubectl", "version --client") {
+        return;
+    }
+    let Some(lab) = Lab::up("t-deploy", 2) else { return };
+    let kubectl = Kubectl(&lab);
+    a_deployment_is_rolled_out(&kubectl);
+    it_is_scaled(&kubectl);
+    it_is_updated_while_it_serves(&lab, &kubectl);
+    it_is_paused_and_undone(&kubectl);
+    what_it_leaves_behind_is_taken_up(&kubectl);
+    all_of_it_goes(&kubectl);
+    lab.down();
+}
+
+fn rolled_out(kubectl: &Kubectl<'_>) -> String {
+    kubectl.ok(&format!("rollout status deployment/web {PATIENCE}"))
+}
+
+fn names(kubectl: &Kubectl<'_>, kind: &str) -> Vec<String> {
+    kubectl.ok(&format!("get {kind} -l app=web -o name")).lines().map(str::to_owned).collect()
+}
+
+fn a_deployment_is_rolled_out(kubectl: &Kubectl<'_>) {
+    kubectl.ok("create deployment web --image=echo --replicas=3");
+    assert!(rolled_out(kubectl).contains("successfully rolled out"));
+    let row = kubectl.ok("get deployments --no-headers");
+    assert_eq!(row.split_whitespace().take(4).collect::<Vec<_>>(), ["web", "3/3", "3", "3"], "{row}");
+    let nodes = kubectl.ok("get pods -l app=web -o jsonpath={.items[*].spec.nodeName}");
+    assert!(nodes.contains("node1") && nodes.contains("node2"), "spread: {nodes}");
+    let told = kubectl.ok("describe deployment web");
+    for words in
+        ["MinimumReplicasAvailable", "NewReplicaSetAvailable", "Scaled up replica set web-", "from 0 to 3"]
+    {
+        assert!(told.contains(words), "{words}:\n{told}");
+    }
+    assert!(kubectl.run("logs deployment/web").err.contains("Found 3 pods, using pod/web-"));
+    assert!(kubectl.ok("explain deployment.spec.strategy").contains("rollingUpdate"));
+}
+
+fn it_is_scaled(kubectl: &Kubectl<'_>) {
+    kubectl.ok("scale deployment web --replicas=5");
+    rolled_out(kubectl);
+    assert_eq!(names(kubectl, "pods").len(), 5);
+    let refused = kubectl.run("scale deployment web --current-replicas=2 --replicas=1").refused();
+    assert!(refused.contains("Expected replicas to be 2, was 5"), "{refused}");
+    let patch = "patch deployment web --subresource=scale --type=merge -p";
+    let words: Vec<&str> = patch.split(' ').chain([r#"{"spec":{"replicas":4}}"#]).collect();
+    kubectl.of(&words, "").ok();
+    let scale = kubectl.ok("get --raw /apis/apps/v1/namespaces/default/deployments/web/scale");
+    assert!(scale.contains(r#""kind":"Scale""#) && scale.contains(r#""replicas":4"#), "{scale}");
+    rolled_out(kubectl);
+}
+
+/// An update under requests: none is lost, for an old Pod ends only when a new one serves.
+fn it_is_updated_while_it_serves(lab: &Lab, kubectl: &Kubectl<'_>) {
+    kubectl.ok("expose deployment web --port=80 --target-port=8080");
+    let address = kubectl.ok("get service web -o jsonpath={.spec.clusterIP}");
+    let ask = || lab.probe("node1", &format!("http://{address}/"));
+    eventually("the first answer", LONG, || match ask() {
+        said if said.code == 0 => Ok(()),
+        said => Err(said.err),
+    });
+    kubectl.ok("set env deployment/web VERSION=2");
+    let mut answers = 0;
+    while kubectl.run("rollout status deployment/web --watch=false").out.contains("Waiting") {
+        let said = ask();
+        assert_eq!(said.code, 0, "in the middle of the update, after {answers} answers: {}", said.err);
+        answers += 1;
+        assert!(answers < 10_000, "the update does not end");
+    }
+    println!("{answers} answers during the update");
+    assert_eq!(names(kubectl, "replicasets").len(), 2);
+    assert!(kubectl.ok("exec deployment/web -- env").contains("VERSION=2"));
+}
+
+fn it_is_paused_and_undone(kubectl: &Kubectl<'_>) {
+    kubectl.ok("rollout pause deployment/web");
+    kubectl.ok("set image deployment/web echo=nosuch");
+    kubectl.ok("rollout resume deployment/web");
+    let stuck = kubectl.run("rollout status deployment/web --timeout=2s").refused();
+    assert!(stuck.contains("timed out"), "{stuck}");
+    assert!(
+        kubectl.ok("get deployment web -o jsonpath={.status.availableReplicas}").parse::<u32>().unwrap() >= 3
+    );
+    kubectl.ok("rollout undo deployment/web");
+    rolled_out(kubectl);
+    assert!(kubectl.ok("exec deployment/web -- env").contains("VERSION=2"));
+    let history = kubectl.ok("rollout history deployment/web");
+    assert!(history.contains('4') && !history.contains("\n2 "), "revision 2 became 4:\n{history}");
+    kubectl.ok("rollout restart deployment/web");
+    rolled_out(kubectl);
+}
+
+/// `--cascade=orphan` leaves ReplicaSets and Pods as they are; a Deployment with the same template takes them up.
+fn what_it_leaves_behind_is_taken_up(kubectl: &Kubectl<'_>) {
+    let manifest = kubectl.ok("get deployment web -o yaml");
+    let (sets, pods) = (names(kubectl, "replicasets"), names(kubectl, "pods"));
+    kubectl.ok("delete deployment web --cascade=orphan");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!((names(kubectl, "replicasets"), names(kubectl, "pods")), (sets.clone(), pods.clone()));
+    let bare: Vec<&str> = manifest
+        .lines()
+        .filter(|line| !["  uid:", "  resourceVersion:"].iter().any(|cut| line.starts_with(cut)))
+        .collect();
+    kubectl.of(&["create", "-f", "-"], &bare.join("\n")).ok();
+    rolled_out(kubectl);
+    assert_eq!(
+        (names(kubectl, "replicasets"), names(kubectl, "pods")),
+        (sets, pods),
+        "nothing was made anew"
+    );
+}
+
+fn all_of_it_goes(kubectl: &Kubectl<'_>) {
+    kubectl.ok("delete deployment web");
+    eventually("everything it owned to go", LONG, || {
+        let left = [names(kubectl, "replicasets"), names(kubectl, "pods")].concat();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
