@@ -14,5 +14,34 @@ pub(crate) fn namespaces_have_accounts(kubectl: &Kubectl<'_>) {
     let bundle = kubectl.ok(r"get configmap kube-root-ca.crt -o jsonpath={.data.ca\.crt}");
     assert!(bundle.starts_with("-----BEGIN CERTIFICATE-----"), "{bundle}");
     assert!(kubectl.ok("config view --raw").contains("certificate-authority-data"));
+    tokens_are_made(kubectl);
     assert_eq!(kubectl.ok("delete sa robot"), "serviceaccount \"robot\" deleted\n");
+}
+
+fn tokens_are_made(kubectl: &Kubectl<'_>) {
+    let token = kubectl
+        .ok("create token robot --duration=1h --audience=https://kubernetes.default.svc.cluster.local");
+    let with = |words: &str| kubectl.run(&format!("--token={} {words}", token.trim()));
+    let who = with("auth whoami").ok();
+    for part in ["system:serviceaccount:default:robot", "system:serviceaccounts:default", "credential-id"] {
+        assert!(who.contains(part), "{who}");
+    }
+    let refused = with("get pods").refused();
+    assert!(
+        refused.contains(r#"User "system:serviceaccount:default:robot" cannot list resource "pods""#),
+        "{refused}"
+    );
+    assert!(kubectl.ok("annotate serviceaccount robot minisvc.io/role=view").contains("annotated"));
+    assert!(with("get pods").ok().contains("echo"));
+    assert_eq!(with("auth can-i list pods").ok(), "yes\n");
+    assert_eq!(with("auth can-i delete pods").out, "no\n");
+    let bound = "create token robot --bound-object-kind=Pod --bound-object-name=echo";
+    let refused = kubectl.run(bound).refused();
+    assert!(refused.contains("pod running with different serviceaccount name"), "{refused}");
+    let refused = kubectl.run("create token robot --duration=1m").refused();
+    assert!(refused.contains("may not specify a duration less than 10 minutes"), "{refused}");
+    let yaml =
+        kubectl.ok("create token robot --bound-object-kind=Secret --bound-object-name=password -o yaml");
+    assert!(yaml.contains("kind: TokenRequest") && yaml.contains("expirationTimestamp"), "{yaml}");
+    assert!(kubectl.ok("get --raw /openid/v1/jwks").contains("ES256"));
 }

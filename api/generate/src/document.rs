@@ -45,6 +45,9 @@ fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Resu
     for (resource, name) in &named {
         finish_kind(&mut schemas, resource, name)?;
         operations::add(&mut paths, resource, name);
+        if **resource == resource::SERVICE_ACCOUNTS {
+            finish_kind(&mut schemas, &resource::TOKEN_REQUESTS, operations::TOKEN)?;
+        }
     }
     if let Some(name) = scale {
         finish_kind(&mut schemas, &resource::SCALE, &name)?;

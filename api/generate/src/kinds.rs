@@ -50,7 +50,10 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
             generator.subschema_for::<policy::v1::Eviction>();
             generator.subschema_for::<core::v1::Pod>()
         }
-        ("", "v1", "ServiceAccount") => generator.subschema_for::<core::v1::ServiceAccount>(),
+        ("", "v1", "ServiceAccount") => {
+            generator.subschema_for::<authentication::v1::TokenRequest>();
+            generator.subschema_for::<core::v1::ServiceAccount>()
+        }
         ("", "v1", "Secret") => generator.subschema_for::<core::v1::Secret>(),
         ("", "v1", "Service") => generator.subschema_for::<core::v1::Service>(),
         ("apps", "v1", "Deployment") => generator.subschema_for::<apps::v1::Deployment>(),

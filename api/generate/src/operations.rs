@@ -1,12 +1,17 @@
 //! The paths of a kind, with the parameters and extensions that kubectl looks for.
 
 use crate::kinds::REF_PREFIX;
-use minisvc_apimachinery::{Resource, resource::SCALE};
+use minisvc_apimachinery::{
+    Resource,
+    resource::{SCALE, TOKEN_REQUESTS},
+};
 use serde_json::{Map, Value, json};
 
 /// Names the kind that an operation or a schema is about.
 pub const GVK: &str = "x-kubernetes-group-version-kind";
 const ACTION: &str = "x-kubernetes-action";
+/// The schema of what is POSTed to `serviceaccounts/NAME/token`.
+pub const TOKEN: &str = "io.k8s.api.authentication.v1.TokenRequest";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
@@ -206,6 +211,12 @@ impl Writer<'_> {
             "eviction" => {
                 let eviction = "io.k8s.api.policy.v1.Eviction";
                 json!({"post": self.operation("post", &format!("create {about}"), WRITE, Some(eviction), &format!("{META}Status"))})
+            }
+            "token" => {
+                let mut post = self.operation("post", &format!("create {about}"), WRITE, Some(TOKEN), TOKEN);
+                let Resource { group, version, kind, .. } = TOKEN_REQUESTS;
+                post[GVK] = json!({"group": group, "version": version, "kind": kind});
+                json!({"post": post})
             }
             "finalize" => {
                 json!({"put": self.operation("put", &format!("replace {about}"), WRITE, Some(self.schema), self.schema)})

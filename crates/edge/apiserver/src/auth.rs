@@ -4,21 +4,30 @@
 //! ([`Guard`]), because the path alone does not say which node a Pod is on.
 
 mod rules;
+mod tokens;
 
-pub(crate) use rules::{Attributes, Limit, roles};
+pub(crate) use rules::{Attributes, ISSUER_PATH, KEY_SET_PATH, Limit, roles};
+pub(crate) use tokens::Tokens;
 
 use crate::path::Target;
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 use minisvc_apimachinery::{ObjectKey, Status, join, storage::Read};
+use minisvc_registry::AccountRole;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) groups: Vec<String>,
+    /// UID of the object that this user is; empty if it is none.
+    pub(crate) uid: String,
+    /// What else is known, by Kubernetes' names.
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
+    /// What a ServiceAccount may do beyond what its groups may.
+    pub(crate) role: Option<AccountRole>,
 }
 
 impl User {
@@ -31,7 +40,7 @@ impl User {
         if !groups.iter().any(|group| group == join::AUTHENTICATED) {
             groups.push(join::AUTHENTICATED.to_owned());
         }
-        Self { name, groups }
+        Self { name, groups, ..Self::default() }
     }
 
     /// The common name and organisations of a certificate that TLS has verified.
@@ -50,43 +59,6 @@ impl User {
     /// The node's name, if this is a node.
     pub(crate) fn node(&self) -> Option<&str> {
         self.name.strip_prefix("system:node:").filter(|name| !name.is_empty() && self.is_in(join::NODES))
-    }
-}
-
-/// The secrets that bearers may show, as hashes, so that comparing takes the same time whatever is shown.
-pub(crate) struct Tokens {
-    admin: [u8; 32],
-    join: [u8; 32],
-}
-
-impl Tokens {
-    pub(crate) fn new(admin: &str, join: &str) -> Self {
-        Self { admin: Sha256::digest(admin).into(), join: Sha256::digest(join).into() }
-    }
-
-    /// Who sent the request; None: nobody said. A wrong token is refused, even next to a good certificate.
-    pub(crate) fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        certificate: Option<&User>,
-    ) -> Result<Option<User>, Status> {
-        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(certificate.cloned()) };
-        let token = header
-            .to_str()
-            .ok()
-            .and_then(|text| text.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let user = token.and_then(|(_, token)| self.bearer(token.trim()));
-        user.map(Some).ok_or_else(Status::unauthorized)
-    }
-
-    /// Who a token is of.
-    pub(crate) fn bearer(&self, token: &str) -> Option<User> {
-        let token: [u8; 32] = Sha256::digest(token).into();
-        if token == self.admin {
-            return Some(User::new(join::ADMIN, join::MASTERS));
-        }
-        (token == self.join).then(|| User::new("system:bootstrap", join::BOOTSTRAPPERS))
     }
 }
 

@@ -1,11 +1,11 @@
 //! What is served, as clients discover it: versions, groups, resources; and the OpenAPI documents.
 
-use crate::respond;
+use crate::{auth::KEY_SET_PATH, pki::AccountKey, respond};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use minisvc_apimachinery::{
     Resource, Status,
-    resource::{SCALE, served},
+    resource::{SCALE, TOKEN_REQUESTS, served},
     schema,
 };
 use serde_json::{Value, json};
@@ -55,6 +55,10 @@ fn subresources(resource: &Resource) -> Vec<Subresource> {
             "scale" => Subresource {
                 of: Some((SCALE.group, SCALE.version)),
                 ..Subresource::new("scale", &["get", "patch", "update"], SCALE.kind)
+            },
+            "token" => Subresource {
+                of: Some((TOKEN_REQUESTS.group, TOKEN_REQUESTS.version)),
+                ..Subresource::new("token", TOKEN_REQUESTS.verbs, TOKEN_REQUESTS.kind)
             },
             "finalize" => Subresource::new("finalize", &["update"], resource.kind),
             name => Subresource::new(name, &["get", "patch", "update"], resource.kind),
@@ -227,6 +231,33 @@ fn aggregated(version: &'static str, groups: &[&str]) -> Response {
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
+}
+
+/// How long clients may keep what they learnt of the issuer of tokens.
+const ISSUER_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=3600");
+
+fn cached(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, ISSUER_CACHE);
+    response
+}
+
+/// `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0): where the issuer's keys are.
+pub(crate) fn issuer(issuer: &str) -> Response {
+    cached(respond::json(
+        StatusCode::OK,
+        &json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}{KEY_SET_PATH}"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": [AccountKey::ALGORITHM],
+        }),
+    ))
+}
+
+/// `/openid/v1/jwks`.
+pub(crate) fn key_set(keys: &Value) -> Response {
+    cached(respond::bytes(StatusCode::OK, "application/jwk-set+json", keys.to_string()))
 }
 
 /// `/openapi/v3`.

@@ -5,7 +5,7 @@ use crate::{
     auth::{self, Asked, User},
     body, discovery, join,
     path::{self, Parameters, Route, Target},
-    proxy, read, respond, review, watch,
+    proxy, read, respond, review, token_request, watch,
     write::Write,
 };
 use axum::{
@@ -103,6 +103,8 @@ async fn route(
             let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             Ok(respond::bytes(StatusCode::OK, media, text))
         }
+        Route::Issuer => Ok(discovery::issuer(&api.cluster.issuer())),
+        Route::KeySet => Ok(discovery::key_set(&api.pki.account_key.key_set())),
         // Answered above; a join by another method is not served.
         Route::Health | Route::Version | Route::CaCertificate | Route::Resource(_) | Route::Join => {
             Err(Status::failure(405, "MethodNotAllowed", format!("{} is not served here", request.method())))
@@ -144,7 +146,7 @@ fn is_served(target: &Target, verb: &str) -> bool {
             target.resource.kind == "Pod" && matches!(verb, "get" | "create")
         }
         "proxy" => ["Node", "Pod", "Service"].contains(&target.resource.kind),
-        "binding" | "eviction" => listed && verb == "create",
+        "binding" | "eviction" | "token" => listed && verb == "create",
         "finalize" => listed && verb == "update",
         _ => listed && matches!(verb, "get" | "update" | "patch"),
     }
@@ -203,6 +205,9 @@ async fn objects(
     let body = body::read(body).await?;
     if REVIEWS.contains(&target.resource) {
         return review::answer(api, user, target, &parts.headers, &parameters, &body);
+    }
+    if target.subresource == "token" {
+        return token_request::answer(api, target, &parts.headers, &parameters, &body);
     }
     let write = Write {
         store: &api.store,

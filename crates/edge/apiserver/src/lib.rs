@@ -6,7 +6,8 @@
 //! - `serve`: sockets, TLS, HTTP. `handler`: from a request to the part that answers it.
 //! - `path`, `accept`, `body`: reading requests. `auth`: who asks and whether they may.
 //! - `read`, `watch`, `write`, `patch`: the verbs. `select`: selectors. `respond`: bodies of answers.
-//! - `review`: who asks and what they may, as a question. `discovery`: versions, resources, OpenAPI.
+//! - `review`: who asks and what they may, as a question. `token_request`: tokens of ServiceAccounts.
+//!   `discovery`: versions, resources, OpenAPI.
 //! - `proxy`: logs, exec, port-forward, proxied requests. `join`, [`pki`]: certificates.
 //!
 //! Invariants: reads are answered from one immutable version of the store and never wait for a write; every write
@@ -35,6 +36,7 @@ mod review;
 mod select;
 mod serve;
 mod system;
+mod token_request;
 mod watch;
 mod write;
 
@@ -108,7 +110,7 @@ impl ApiServer {
     ) -> Result<Arc<Self>, ServerError> {
         let failed = |source| ServerError::Tls { source };
         Ok(Arc::new(Self {
-            tokens: auth::Tokens::new(&pki.admin_token, &pki.join_token.secret),
+            tokens: auth::Tokens::new(&pki, cluster.issuer(), store.clone()),
             tls: Arc::new(serve::tls(&pki).map_err(failed)?),
             nodes: proxy::NodeClient::new(&pki, node_port).map_err(failed)?,
             pages: read::Pages::default(),

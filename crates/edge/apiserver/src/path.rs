@@ -2,6 +2,7 @@
 //!
 //! Invariant: a segment is percent-decoded after the path was split, so an encoded slash never makes a segment.
 
+use crate::auth;
 use axum::extract::Query;
 use http::{Method, Uri};
 use minisvc_apimachinery::{
@@ -36,6 +37,10 @@ pub(crate) enum Route {
     CaCertificate,
     /// A node wants to join.
     Join,
+    /// Where the keys are by which tokens are verified.
+    Issuer,
+    /// Those keys.
+    KeySet,
 }
 
 /// A collection, an object or a subresource.
@@ -81,6 +86,8 @@ pub(crate) fn parse(path: &str) -> Result<Route, Status> {
         ["metrics"] => Some(Route::Metrics),
         _ if path == join::CA_PATH => Some(Route::CaCertificate),
         _ if path == join::JOIN_PATH => Some(Route::Join),
+        _ if path == auth::ISSUER_PATH => Some(Route::Issuer),
+        _ if path == auth::KEY_SET_PATH => Some(Route::KeySet),
         _ => None,
     };
     route.ok_or_else(Status::no_such_path)

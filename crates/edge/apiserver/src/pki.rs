@@ -6,8 +6,11 @@
 //! Invariants: the CA never changes once made; a private key never leaves its machine, so nodes send signing
 //! requests; the names in a node's certificate come from the join, never from its signing request.
 
+mod account_key;
 mod files;
 mod leaf;
+
+pub(crate) use account_key::AccountKey;
 
 use crate::kubeconfig;
 use files::Files;
@@ -28,6 +31,7 @@ use std::{
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 const CA_DAYS: i64 = 3650;
@@ -157,6 +161,8 @@ pub struct Pki {
     pub join_token: JoinToken,
     /// Bearer token of the administrator.
     pub admin_token: String,
+    /// Signs the tokens of ServiceAccounts.
+    pub(crate) account_key: Arc<AccountKey>,
 }
 
 impl Pki {
@@ -200,6 +206,7 @@ impl Pki {
             ca_der,
             join_token,
             admin_token,
+            account_key: Arc::new(AccountKey::open(&files)?),
         })
     }
 

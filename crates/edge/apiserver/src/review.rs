@@ -11,7 +11,7 @@ use crate::{
 };
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use minisvc_apimachinery::{Cause, ObjectKey, Status, resource::PODS};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, Status, resource::PODS};
 use serde_json::{Value, json};
 
 /// Answers a POST of a review.
@@ -31,7 +31,8 @@ pub(crate) fn answer(
     if kind.namespaced && target.namespace.is_empty() {
         return Err(Status::method_not_supported(kind, "create without a namespace"));
     }
-    check_kind(target, &mut review)?;
+    check_kind(kind, &mut review)?;
+    settle_namespace(target, &mut review)?;
     body::dry_run(parameters)?;
     let warnings = Validation::of(parameters)?.check(kind, &review, &decoded.duplicates)?;
     let spec = review.get("spec").cloned().unwrap_or_default();
@@ -47,7 +48,7 @@ pub(crate) fn answer(
             }
             match kind.kind {
                 "SelfSubjectAccessReview" => access(api, user, &spec),
-                _ => access(api, &named(&spec), &spec),
+                _ => access(api, &named(api, &spec), &spec),
             }
         }
     };
@@ -57,9 +58,8 @@ pub(crate) fn answer(
     Ok(response)
 }
 
-/// Checks that the object is of this kind; sets what was left out, and the namespace of the path.
-fn check_kind(target: &Target, review: &mut Value) -> Result<(), Status> {
-    let kind = target.resource;
+/// Checks that the object is of this kind; sets what was left out.
+pub(crate) fn check_kind(kind: &Resource, review: &mut Value) -> Result<(), Status> {
     let Some(map) = review.as_object_mut() else {
         return Err(Status::bad_request(format!("the body of the request must be a {} object", kind.kind)));
     };
@@ -79,7 +79,13 @@ fn check_kind(target: &Target, review: &mut Value) -> Result<(), Status> {
     if metadata.is_null() {
         *metadata = json!({});
     }
-    if let Some(metadata) = metadata.as_object_mut().filter(|_| kind.namespaced) {
+    Ok(())
+}
+
+/// Sets the namespace of the path, which must be the object's if it has one.
+fn settle_namespace(target: &Target, review: &mut Value) -> Result<(), Status> {
+    let metadata = review.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata.filter(|_| target.resource.namespaced) {
         let given = metadata.entry("namespace").or_insert_with(|| json!(target.namespace));
         if *given != json!(target.namespace) {
             return Err(Status::bad_request(
@@ -91,7 +97,14 @@ fn check_kind(target: &Target, review: &mut Value) -> Result<(), Status> {
 }
 
 fn info(user: &User) -> Value {
-    json!({"username": user.name, "groups": user.groups})
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        info["uid"] = json!(user.uid);
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
 }
 
 /// Who a token is of.
@@ -100,13 +113,9 @@ fn token(api: &ApiServer, spec: &Value) -> Result<Value, Status> {
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    // The tokens here are for the API itself.
-    let own = format!("https://kubernetes.default.svc.{}", api.cluster.cluster_domain);
-    let audiences = strings(spec, "audiences");
-    let wanted = audiences.is_empty() || audiences.contains(&own);
-    Ok(match api.tokens.bearer(token).filter(|_| wanted) {
-        Some(user) => json!({"authenticated": true, "user": info(&user), "audiences": [own]}),
-        None => json!({"user": {}, "error": "[invalid bearer token]"}),
+    Ok(match api.tokens.bearer(token, &strings(spec, "audiences")) {
+        Ok((user, audiences)) => json!({"authenticated": true, "user": info(&user), "audiences": audiences}),
+        Err(why) => json!({"user": {}, "error": format!("[{why}]")}),
     })
 }
 
@@ -140,8 +149,10 @@ fn rules(user: &User, spec: &Value) -> Result<Value, Status> {
 }
 
 /// The user that a SubjectAccessReview names: exactly the groups that it says.
-fn named(spec: &Value) -> User {
-    User { name: text(spec, "user").to_owned(), groups: strings(spec, "groups") }
+fn named(api: &ApiServer, spec: &Value) -> User {
+    let user =
+        User { name: text(spec, "user").to_owned(), groups: strings(spec, "groups"), ..User::default() };
+    user.with_role(&api.store.view())
 }
 
 /// Whether the user may do what the review asks about.

@@ -1,5 +1,6 @@
 //! The API through real TLS sockets.
 
+mod accounts;
 mod apply;
 mod auth;
 mod events;

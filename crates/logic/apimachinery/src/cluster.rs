@@ -65,6 +65,11 @@ impl Default for ClusterConfig {
 }
 
 impl ClusterConfig {
+    /// The API server as Pods name it: who makes the tokens of ServiceAccounts, and for whom they are.
+    pub fn issuer(&self) -> String {
+        format!("https://kubernetes.default.svc.{}", self.cluster_domain)
+    }
+
     /// The address of cluster DNS: the tenth of the first service network. None if the network is smaller.
     pub fn dns_address(&self) -> Option<IpAddr> {
         nth(self.service_cidrs.first()?, 10)

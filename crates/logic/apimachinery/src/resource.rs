@@ -210,8 +210,10 @@ pub static SECRETS: Resource = core("Secret", "secrets", "secret", &[], true);
 /// v1 ConfigMap.
 pub static CONFIG_MAPS: Resource = core("ConfigMap", "configmaps", "configmap", &["cm"], true);
 /// v1 ServiceAccount.
-pub static SERVICE_ACCOUNTS: Resource =
-    core("ServiceAccount", "serviceaccounts", "serviceaccount", &["sa"], true);
+pub static SERVICE_ACCOUNTS: Resource = Resource {
+    subresources: &["token"],
+    ..core("ServiceAccount", "serviceaccounts", "serviceaccount", &["sa"], true)
+};
 /// discovery.k8s.io/v1 EndpointSlice.
 pub static ENDPOINT_SLICES: Resource = Resource {
     group: "discovery.k8s.io",
@@ -268,6 +270,10 @@ const fn review(
 ) -> Resource {
     Resource { group, verbs: &["create"], ..core(kind, plural, singular, &[], namespaced) }
 }
+
+/// What is POSTed to `serviceaccounts/NAME/token`; has no collection.
+pub static TOKEN_REQUESTS: Resource =
+    review("authentication.k8s.io", "TokenRequest", "tokenrequests", "tokenrequest", true);
 
 /// Questions that are answered and not stored: create is their only verb.
 pub static REVIEWS: &[&Resource] = &[

@@ -4,6 +4,7 @@
 //! that carry it out, and the object to answer with; or a [`Status`] in Kubernetes' words, and nothing changes.
 //!
 //! - [`create`], [`update`], [`patch`], [`apply`], [`delete`], [`bind`], [`evict`]: the verbs, alike for every kind.
+//! - [`token_request`], [`check_token`]: tokens of ServiceAccounts.
 //! - [`table`]: `meta.k8s.io/v1` Table, as kubectl prints it.
 //! - `kinds`: one file a kind, each a [`strategy::Strategy`].
 //! - `meta`: what holds for `metadata` of every kind; `syntax`: names, labels, addresses.
@@ -34,6 +35,10 @@ pub use create::create;
 pub use delete::delete;
 pub use kinds::pod::{bind, evict};
 pub use kinds::service::{CLUSTER_IP_RECORDS, NODE_PORT_RECORDS};
+pub use kinds::service_account::{
+    AccountRole, Bound, Claims, Issue, Reference, account_role, account_user, answered, check_token,
+    token_request,
+};
 pub use minisvc_apimachinery::Status;
 pub use owners::apply;
 pub use scale::scale;

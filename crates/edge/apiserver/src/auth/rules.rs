@@ -4,11 +4,12 @@
 //!
 //! Invariant: what no rule allows is forbidden; there are no rules that deny.
 
-use super::{Guard, User};
+use super::{Guard, User, tokens::ACCOUNTS};
 use minisvc_apimachinery::{
     join,
     resource::{self, RESOURCES, SECRETS},
 };
+use minisvc_registry::AccountRole;
 use std::{collections::BTreeMap, sync::LazyLock};
 
 /// Namespace of the nodes' Leases.
@@ -29,6 +30,11 @@ const DISCOVERY: &[&str] = &[
     "/version",
     "/version/",
 ];
+
+/// Where the issuer of tokens says of itself where its keys are.
+pub(crate) const ISSUER_PATH: &str = "/.well-known/openid-configuration";
+/// The keys by which tokens are verified.
+pub(crate) const KEY_SET_PATH: &str = "/openid/v1/jwks";
 
 /// What is asked for, as rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -186,12 +192,17 @@ static NODE: LazyLock<Role> = LazyLock::new(|| {
     }
 });
 
-/// The roles that a user has by its groups.
+/// Kubernetes' `system:service-account-issuer-discovery`: how to verify tokens of ServiceAccounts.
+static ISSUER_DISCOVERY: LazyLock<Role> =
+    LazyLock::new(|| Role { rules: Vec::new(), path_verbs: &["get"], paths: &[ISSUER_PATH, KEY_SET_PATH] });
+
+/// The roles that a user has by its groups, and by what a ServiceAccount was given.
 pub(crate) fn roles(user: &User) -> impl Iterator<Item = &'static Role> {
     let held = [
-        (user.is_in(join::MASTERS), &ADMIN),
+        (user.is_in(join::MASTERS) || user.role == Some(AccountRole::Admin), &ADMIN),
         (user.node().is_some(), &NODE),
-        (user.is_in(join::VIEWERS), &VIEW),
+        (user.is_in(join::VIEWERS) || user.role == Some(AccountRole::View), &VIEW),
+        (user.is_in(ACCOUNTS), &ISSUER_DISCOVERY),
         (user.is_in(join::AUTHENTICATED), &AUTHENTICATED),
     ];
     held.into_iter().filter(|(held, _)| *held).map(|(_, role)| &**role)

@@ -28,9 +28,11 @@ fn a_second_start_finds_everything_as_it_was() {
     }
     assert_eq!(first.join_token, second.join_token);
     assert_eq!(first.admin_token, second.admin_token);
+    let token = first.account_key.sign(&"claims").unwrap();
+    assert_eq!(second.account_key.verify::<String>(&token).unwrap(), "claims");
     let files: Vec<_> =
         std::fs::read_dir(dir.path().join("pki")).unwrap().map(|f| f.unwrap().path()).collect();
-    assert!(files.len() >= 13, "{files:?}");
+    assert!(files.len() >= 14, "{files:?}");
     for file in files.iter().chain([&dir.path().join("token")]) {
         assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
     }

@@ -19,7 +19,7 @@ pub(crate) mod pod;
 mod replica_set;
 mod secret;
 pub(crate) mod service;
-mod service_account;
+pub(crate) mod service_account;
 pub(crate) mod workload;
 
 /// The rules of a kind.

@@ -21,6 +21,7 @@ mod refusals;
 mod services;
 mod services_update;
 mod tables;
+mod tokens;
 mod workloads;
 
 #[derive(Default)]
