@@ -83,6 +83,7 @@ pub struct ApiServer {
     tokens: auth::Tokens,
     tls: Arc<rustls::ServerConfig>,
     nodes: proxy::NodeClient,
+    pods: proxy::PodDialer,
     pages: read::Pages,
     metrics: metrics::Metrics,
     /// Ends watches and upgraded connections.
@@ -113,6 +114,7 @@ impl ApiServer {
             tokens: auth::Tokens::new(&pki, cluster.issuer(), store.clone()),
             tls: Arc::new(serve::tls(&pki).map_err(failed)?),
             nodes: proxy::NodeClient::new(&pki, node_port).map_err(failed)?,
+            pods: proxy::PodDialer::new().map_err(failed)?,
             pages: read::Pages::default(),
             metrics: metrics::Metrics::new(),
             shutdown: CancellationToken::new(),

@@ -4,8 +4,10 @@
 //! object; nothing follows a redirect; an upgraded connection is bytes copied both ways, never read.
 
 mod backend;
+mod dial;
 mod forward;
 
+pub(crate) use dial::PodDialer;
 pub(crate) use forward::proxy;
 
 use crate::{

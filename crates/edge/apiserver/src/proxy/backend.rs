@@ -1,6 +1,6 @@
 //! Whom `pods/proxy` and `services/proxy` mean: the address of one Pod, and a port.
 //!
-//! In: the names of a URL, as `[SCHEME:]NAME[:PORT]`. Out: a socket address. Source: kubernetes
+//! In: the names of a URL, as `[SCHEME:]NAME[:PORT]`. Out: a socket address and what is spoken there. Source: kubernetes
 //! `pkg/registry/core/{pod,service}/…/ResourceLocation`. Invariants: the address is the one a Pod has in its
 //! status, within the cluster CIDR and its node's podCIDR, never loopback or link-local; nothing is looked up by name, and the
 //! address that was checked is the one that is dialled (CVE-2020-8555, CVE-2020-8562, CVE-2022-3294).
@@ -18,9 +18,24 @@ use std::net::{IpAddr, SocketAddr};
 /// The label by which a slice names its Service.
 const SERVICE_NAME: &str = "/metadata/labels/kubernetes.io~1service-name";
 
+/// What is spoken to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backend {
+    pub(super) address: SocketAddr,
+    pub(super) scheme: Scheme,
+}
+
 /// `[SCHEME:]NAME[:PORT]`.
 #[derive(Debug, PartialEq, Eq)]
 struct Named<'a> {
+    scheme: Scheme,
     name: &'a str,
     port: &'a str,
 }
@@ -34,11 +49,8 @@ fn named<'a>(kind: &str, word: &'a str) -> Result<Named<'a>, Status> {
         _ => return Err(Status::bad_request(format!("invalid {kind} request {word:?}"))),
     };
     match scheme {
-        _ if name.is_empty() => Err(Status::bad_request(format!("invalid {kind} request {word:?}"))),
-        "" | "http" => Ok(Named { name, port }),
-        "https" => Err(Status::bad_request(format!(
-            "{kind} request {word:?}: https to {kind}s is not supported by minisvc yet; use http: or kubectl port-forward"
-        ))),
+        "" | "http" if !name.is_empty() => Ok(Named { scheme: Scheme::Http, name, port }),
+        "https" if !name.is_empty() => Ok(Named { scheme: Scheme::Https, name, port }),
         _ => Err(Status::bad_request(format!("invalid {kind} request {word:?}"))),
     }
 }
@@ -52,7 +64,7 @@ pub(super) fn find(
     cluster: &ClusterConfig,
     target: &Target,
     pick: impl Fn(usize) -> usize,
-) -> Result<SocketAddr, Status> {
+) -> Result<Backend, Status> {
     match target.resource.kind {
         "Pod" => pod(view, cluster, target),
         _ => service(view, cluster, target, pick),
@@ -67,8 +79,8 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port > 0)
 }
 
-fn pod(view: &dyn Read, cluster: &ClusterConfig, target: &Target) -> Result<SocketAddr, Status> {
-    let Named { name, port } = named("pod", &target.name)?;
+fn pod(view: &dyn Read, cluster: &ClusterConfig, target: &Target) -> Result<Backend, Status> {
+    let Named { scheme, name, port } = named("pod", &target.name)?;
     let stored = view.get(&PODS.storage_key(&ObjectKey::new(&*target.namespace, name)));
     let pod = object(&*stored.ok_or_else(|| Status::not_found(&PODS, name))?)?;
     let first = || {
@@ -83,7 +95,7 @@ fn pod(view: &dyn Read, cluster: &ClusterConfig, target: &Target) -> Result<Sock
     let address = pod.pointer("/status/podIP").and_then(Value::as_str).unwrap_or_default();
     let address = address.parse().ok().filter(|address| is_allowed(view, cluster, &pod, *address));
     let address = address.ok_or_else(|| Status::bad_request("address not allowed"))?;
-    Ok(SocketAddr::new(address, port))
+    Ok(Backend { address: SocketAddr::new(address, port), scheme })
 }
 
 /// Whether this is an address that the cluster has given to this Pod.
@@ -109,8 +121,8 @@ fn service(
     cluster: &ClusterConfig,
     target: &Target,
     pick: impl Fn(usize) -> usize,
-) -> Result<SocketAddr, Status> {
-    let Named { name, port } = named("service", &target.name)?;
+) -> Result<Backend, Status> {
+    let Named { scheme, name, port } = named("service", &target.name)?;
     let stored = view.get(&SERVICES.storage_key(&ObjectKey::new(&*target.namespace, name)));
     let service = object(&*stored.ok_or_else(|| Status::not_found(&SERVICES, name))?)?;
     let ports =
@@ -128,7 +140,9 @@ fn service(
     };
     let backends = endpoints(view, cluster, &target.namespace, name, &wanted);
     let chosen = (!backends.is_empty()).then(|| backends.get(pick(backends.len())).copied()).flatten();
-    chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))
+    let address =
+        chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))?;
+    Ok(Backend { address, scheme })
 }
 
 /// The ready endpoints of a Service's port that are Pods, at those Pods' own addresses.
@@ -185,16 +199,19 @@ mod tests {
     #[test]
     fn names_have_a_scheme_and_a_port_or_not() {
         let of = |word| {
-            named("service", word).map(|n| (n.name.to_owned(), n.port.to_owned())).map_err(|s| s.message)
+            let named = named("service", word).map_err(|status| status.message)?;
+            Ok((named.scheme, named.name.to_owned(), named.port.to_owned()))
         };
-        let is = |name: &str, port: &str| Ok((name.to_owned(), port.to_owned()));
+        let is = |name: &str, port: &str| Ok((Scheme::Http, name.to_owned(), port.to_owned()));
         assert_eq!(of("web"), is("web", ""));
         assert_eq!(of("web:80"), is("web", "80"));
         assert_eq!(of("http:web:http"), is("web", "http"));
         assert_eq!(of("http:web:"), is("web", ""));
-        for bad in ["web:", ":80", "ftp:web:80", "a:b:c:d", "::"] {
+        for (word, port) in [("https:web:443", "443"), ("https:web:", "")] {
+            assert_eq!(of(word), Ok((Scheme::Https, "web".to_owned(), port.to_owned())));
+        }
+        for bad in ["web:", ":80", "ftp:web:80", "a:b:c:d", "::", "https::443", "HTTPS:web:443"] {
             assert_eq!(of(bad), Err(format!("invalid service request {bad:?}")));
         }
-        assert!(of("https:web:443").unwrap_err().contains("not supported by minisvc yet"));
     }
 }

@@ -4,7 +4,12 @@
 //! kept; what authenticates the client stays here; no redirect is followed; requests under way are counted and limited,
 //! and each ends with its client.
 
-use super::{NodeClient, backend, copy_upgraded};
+use super::{
+    NodeClient,
+    backend::{self, Backend},
+    copy_upgraded,
+    dial::{PodDialer, unreachable},
+};
 use crate::{ApiServer, path::Target, respond};
 use axum::{body::Body, extract::Request, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -12,15 +17,10 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use minisvc_apimachinery::Status;
-use std::{net::SocketAddr, time::Duration};
-use tokio::{
-    net::TcpStream,
-    sync::{Semaphore, SemaphorePermit},
-};
+use std::net::SocketAddr;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-/// Longest time for a Pod to take a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Requests under way at a time, with those that were upgraded; more are refused.
 static REQUESTS: Semaphore = Semaphore::const_new(512);
 /// What is between two neighbours only (RFC 9110, section 7.6.1).
@@ -70,7 +70,7 @@ pub(crate) async fn proxy(api: &ApiServer, target: &Target, request: Request) ->
     let permit = REQUESTS.try_acquire().map_err(|_| {
         Status::failure(429, "TooManyRequests", "too many requests through the API server at once")
     })?;
-    forward(backend, &prefix, &rest, request, permit, api.shutdown.clone()).await
+    forward(&api.pods, backend, &prefix, &rest, request, permit, api.shutdown.clone()).await
 }
 
 /// Links of a page work only below a path that ends with a slash (kubernetes issue 4958).
@@ -165,33 +165,24 @@ fn client_host(request: &Request, backend: SocketAddr) -> HeaderValue {
 
 /// Sends the request to `backend` and passes its answer on.
 async fn forward(
-    backend: SocketAddr,
+    pods: &PodDialer,
+    backend: Backend,
     prefix: &str,
     rest: &str,
     mut request: Request,
     permit: SemaphorePermit<'static>,
     shutdown: CancellationToken,
 ) -> Result<Response, Status> {
-    let unreachable = |error: &dyn std::fmt::Display| {
-        Status::unavailable(format!("error trying to reach service: {error}"))
-    };
     let upgrade = is_upgrade(request.headers());
-    let host = client_host(&request, backend);
+    let host = client_host(&request, backend.address);
     let headers = outgoing(&request, &host, upgrade);
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = if rest.is_empty() { "/" } else { rest };
     let uri: Uri =
         format!("{path}{query}").parse().map_err(|error| Status::bad_request(format!("{error}")))?;
-    let dialled =
-        |error: &dyn std::fmt::Display| unreachable(&format!("dial tcp {backend}: connect: {error}"));
-    let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(backend)).await;
-    let stream = stream.map_err(|_| dialled(&"connection timed out"))?.map_err(|error| {
-        let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
-        if refused { dialled(&"connection refused") } else { dialled(&error) }
-    })?;
-    stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(pods.dial(backend).await?))
+        .await
+        .map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection ended");
@@ -211,7 +202,7 @@ async fn forward(
     without_hops(&mut parts.headers, switched);
     if let Some(location) = parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()) {
         let host = host.to_str().unwrap_or_default();
-        let rewritten = rewrite(location, &[&backend.to_string(), host], prefix);
+        let rewritten = rewrite(location, &[&backend.address.to_string(), host], prefix);
         if let Ok(value) = HeaderValue::try_from(rewritten) {
             parts.headers.insert(header::LOCATION, value);
         }

@@ -178,7 +178,8 @@ async fn only_pods_at_their_own_addresses_are_proxied_to() {
     for (path, code, part) in [
         ("pods/missing/proxy/", 404, "pods \"missing\" not found"),
         ("pods/own:http/proxy/", 400, "invalid pod request"),
-        ("pods/https:own:1/proxy/", 400, "not supported by minisvc yet"),
+        ("pods/https:outside:1/proxy/", 400, "address not allowed"),
+        ("pods/ftp:own:1/proxy/", 400, "invalid pod request"),
         ("services/missing/proxy/", 404, "services \"missing\" not found"),
     ] {
         let answer = admin.get(&format!("/api/v1/namespaces/default/{path}")).await;

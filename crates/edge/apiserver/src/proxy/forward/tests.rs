@@ -1,4 +1,5 @@
-use super::*;
+use super::{super::backend::Scheme, *};
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PREFIX: &str = "/api/v1/namespaces/a/services/web/proxy";
@@ -55,27 +56,69 @@ fn what_is_between_neighbours_is_not_passed_on() {
     );
 }
 
-/// A backend that takes one connection, reads until `until` has come, and answers with `answer`.
+/// Reads until `until` has come, and answers with `answer`.
+async fn serve(
+    mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin,
+    until: &'static str,
+    answer: &'static str,
+) -> String {
+    let mut seen = String::new();
+    while !seen.ends_with(until) {
+        let mut buffer = [0; 1024];
+        let length = stream.read(&mut buffer).await.unwrap();
+        assert!(length > 0, "{seen}");
+        seen.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    seen
+}
+
+/// A backend that takes one connection.
 async fn backend(until: &'static str, answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<String>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move { serve(listener.accept().await.unwrap().0, until, answer).await });
+    (address, task)
+}
+
+/// The same over TLS, with a certificate that it made for itself, for another name.
+async fn tls_backend(
+    until: &'static str,
+    answer: &'static str,
+) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+    let made = rcgen::generate_simple_self_signed(vec!["somebody.example".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut seen = String::new();
-        while !seen.ends_with(until) {
-            let mut buffer = [0; 1024];
-            let length = stream.read(&mut buffer).await.unwrap();
-            assert!(length > 0, "{seen}");
-            seen.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-        }
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        seen
+        let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        assert_eq!(stream.get_ref().1.server_name(), None, "it is dialled by its address");
+        serve(stream, until, answer).await
     });
     (address, task)
 }
 
 async fn send(
-    backend: SocketAddr,
+    address: SocketAddr,
+    method: Method,
+    rest: &str,
+    body: &'static str,
+) -> Result<Response, Status> {
+    send_by(Scheme::Http, address, method, rest, body).await
+}
+
+async fn send_by(
+    scheme: Scheme,
+    address: SocketAddr,
     method: Method,
     rest: &str,
     body: &'static str,
@@ -85,7 +128,9 @@ async fn send(
     *request.uri_mut() = format!("{PREFIX}{rest}?q=1").parse().unwrap();
     request.headers_mut().insert(header::HOST, "api:6443".parse().unwrap());
     let permit = REQUESTS.try_acquire().unwrap();
-    forward(backend, PREFIX, rest, request, permit, CancellationToken::new()).await
+    let pods = PodDialer::new().unwrap();
+    let backend = Backend { address, scheme };
+    forward(&pods, backend, PREFIX, rest, request, permit, CancellationToken::new()).await
 }
 
 #[tokio::test]
@@ -103,6 +148,24 @@ async fn a_request_goes_there_and_its_answer_comes_back() {
     assert_eq!(response.headers()["x-app"], "2");
     assert!(!response.headers().contains_key("x-hop") && !response.headers().contains_key("connection"));
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "there");
+}
+
+#[tokio::test]
+async fn a_backend_of_https_is_spoken_to_by_tls_whoever_it_is() {
+    let (address, seen) = tls_backend("payload", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthere").await;
+    let response = send_by(Scheme::Https, address, Method::POST, "/a", "payload").await.unwrap();
+    assert!(seen.await.unwrap().starts_with("POST /a?q=1 HTTP/1.1\r\n"));
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "there");
+    // What is no TLS is not spoken to in the clear.
+    let listening = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain = listening.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listening.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    });
+    let refused = send_by(Scheme::Https, plain, Method::GET, "/", "").await.unwrap_err();
+    assert_eq!(refused.code, 503);
+    assert!(refused.message.starts_with("error trying to reach service: tls: "), "{}", refused.message);
 }
 
 #[tokio::test]
