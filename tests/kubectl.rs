@@ -4,6 +4,8 @@
 #[path = "kubectl/accounts.rs"]
 mod accounts;
 mod common;
+#[path = "kubectl/interactive.rs"]
+mod interactive;
 
 use common::{Kubectl, LONG, Lab, eventually, is_there, says};
 use std::{
@@ -73,6 +75,7 @@ fn kubectl_is_at_home() {
     accounts::namespaces_have_accounts(&kubectl);
     pods_are_entered(&kubectl);
     pods_are_attached_to(&kubectl);
+    interactive::containers_are_talked_to(&kubectl);
     ports_are_forwarded(&kubectl);
     requests_are_proxied(&kubectl);
     a_watch_tells_each_change(&kubectl);
@@ -298,8 +301,6 @@ spec:
     let ticks = said.out.lines().filter(|line| *line == "tick").count();
     assert!((1..40).contains(&ticks), "from now on: {said:?}");
     assert!(said.err.ends_with("over\n"), "{said:?}");
-    let refused = kubectl.run("attach -i talker").refused();
-    assert!(refused.contains("stdin: the containers of pod talker have none"), "{refused}");
     kubectl.ok("delete pod ticker");
     // Files go both ways, by tar.
     let (there, back) = (kubectl.0.dir().join("there"), kubectl.0.dir().join("back"));

@@ -1,9 +1,9 @@
-//! `minisvc attach`: what a running container writes from now on.
+//! `minisvc attach`: a running container's own streams.
 
 use super::{
     api::Failure,
     config::ConnectArgs,
-    exec::{BUFFER_BYTES, copy, outcome, place, refused},
+    exec::{BUFFER_BYTES, has_terminal, outcome, place, refused, streams},
 };
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,6 +19,12 @@ pub struct AttachArgs {
     /// The container, if there are several
     #[arg(short, long, value_name = "CONTAINER")]
     container: Option<String>,
+    /// Pass standard input on, if the container has one
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// Use the container's terminal
+    #[arg(short = 't', long)]
+    tty: bool,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -28,28 +34,22 @@ pub async fn run(args: AttachArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fa
     let (namespace, pod) = place(&args.pod)?;
     let api = args.connect.connect(fallbacks).await?;
     let namespace = namespace.unwrap_or_else(|| api.namespace.clone());
+    let terminal = has_terminal(args.stdin, args.tty);
     let params = AttachParams {
         container: args.container,
-        stdin: false,
+        stdin: args.stdin,
         stdout: true,
-        stderr: true,
-        tty: false,
-        max_stdin_buf_size: None,
+        // A terminal has one output only.
+        stderr: !terminal,
+        tty: terminal,
+        max_stdin_buf_size: Some(BUFFER_BYTES),
         max_stdout_buf_size: Some(BUFFER_BYTES),
         max_stderr_buf_size: Some(BUFFER_BYTES),
     };
     let pods: kube::Api<Pod> = kube::Api::namespaced(api.client.clone(), &namespace);
     let url = format!("{}/api/v1/namespaces/{namespace}/pods/{pod}/attach", api.url.trim_end_matches('/'));
     let mut process = pods.attach(&pod, &params).await.map_err(|error| refused(error, url.clone()))?;
-    let status = process.take_status();
-    let stdout = copy(process.stdout(), tokio::io::stdout());
-    let stderr = copy(process.stderr(), tokio::io::stderr());
-    tokio::join!(stdout, stderr);
-    let status = match status {
-        Some(status) => status.await,
-        None => None,
-    };
-    match status {
+    match streams(&mut process, terminal).await? {
         Some(status) => outcome(&status),
         None => Err(Failure::Transport {
             method: http::Method::GET,

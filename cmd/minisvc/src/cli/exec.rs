@@ -5,7 +5,7 @@ use clap::Args;
 use futures::SinkExt;
 use http::Method;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1 as meta};
-use kube::api::{AttachParams, TerminalSize};
+use kube::api::{AttachParams, AttachedProcess, TerminalSize};
 use minisvc_apimachinery::Status;
 use nix::sys::termios::{self, SetArg, Termios};
 use std::{
@@ -58,10 +58,7 @@ pub async fn run(args: ExecArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fail
     let (namespace, pod) = place(&args.pod)?;
     let api = args.connect.connect(fallbacks).await?;
     let namespace = namespace.unwrap_or_else(|| api.namespace.clone());
-    let terminal = args.tty && args.stdin && io::stdin().is_terminal();
-    if args.tty && !terminal {
-        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
-    }
+    let terminal = has_terminal(args.stdin, args.tty);
     let params = AttachParams {
         container: args.container,
         stdin: args.stdin,
@@ -77,6 +74,30 @@ pub async fn run(args: ExecArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fail
     let url = format!("{}/api/v1/namespaces/{namespace}/pods/{pod}/exec", api.url.trim_end_matches('/'));
     let mut process =
         pods.exec(&pod, args.command, &params).await.map_err(|error| refused(error, url.clone()))?;
+    match streams(&mut process, terminal).await? {
+        Some(status) => outcome(&status),
+        None => Err(Failure::Transport {
+            method: Method::GET,
+            url,
+            source: "the connection ended before the command did".into(),
+        }),
+    }
+}
+
+/// Whether our terminal is passed on, which it is if it was asked for and is one; says so if not.
+pub(super) fn has_terminal(stdin: bool, tty: bool) -> bool {
+    let terminal = tty && stdin && io::stdin().is_terminal();
+    if tty && !terminal {
+        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+    }
+    terminal
+}
+
+/// Copies our standard streams to and from a session until its end; what it ended with.
+pub(super) async fn streams(
+    process: &mut AttachedProcess,
+    terminal: bool,
+) -> Result<Option<meta::Status>, Failure> {
     let raw = if terminal { Some(RawMode::enter()?) } else { None };
     let status = process.take_status();
     let stdout = copy(process.stdout(), tokio::io::stdout());
@@ -106,14 +127,7 @@ pub async fn run(args: ExecArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fail
     let status = finished.await;
     side.abort();
     drop(raw);
-    match status {
-        Some(status) => outcome(&status),
-        None => Err(Failure::Transport {
-            method: Method::GET,
-            url,
-            source: "the connection ended before the command did".into(),
-        }),
-    }
+    Ok(status)
 }
 
 pub(super) fn refused(error: kube::Error, url: String) -> Failure {
@@ -147,7 +161,7 @@ pub(super) fn outcome(status: &meta::Status) -> Result<ExitCode, Failure> {
 }
 
 /// Copies until either end is gone. That the reader of our output is gone ends the copy, not the command.
-pub(super) async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Unpin) {
+async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Unpin) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut writable = true;

@@ -43,7 +43,7 @@ pub enum ApiCommand {
     Logs(logs::LogsArgs),
     /// Run a command in a container of a Pod.
     Exec(exec::ExecArgs),
-    /// Print what a running container writes from now on.
+    /// Show what a running container writes from now on, and write to it.
     Attach(attach::AttachArgs),
     /// Let local ports lead to ports of a Pod.
     PortForward(port_forward::PortForwardArgs),

@@ -86,6 +86,9 @@ fn container_spec(
         working_dir: container.working_dir.clone(),
         ports: ports.collect(),
         env,
+        stdin: container.stdin.unwrap_or_default(),
+        stdin_once: container.stdin_once.unwrap_or_default(),
+        tty: container.tty.unwrap_or_default(),
     }
 }
 
@@ -163,6 +166,7 @@ mod tests {
             r#"{"metadata":{"name":"web","namespace":"shop","uid":"u1"},"spec":{"containers":[{"name":"c",
             "image":"host","command":["sh","-c","echo $(WHO) $$(X) $(NOBODY) $5"],
             "env":[{"name":"WHO","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}],
+            "stdin":true,"tty":true,
             "ports":[{"containerPort":8080},{"containerPort":53,"protocol":"UDP"}]}]}}"#,
         );
         let local = LocalPod::new("u1", "shop", "web", IpAddr::from([10, 42, 1, 5]));
@@ -183,5 +187,6 @@ mod tests {
         let container = &bundle.containers[0];
         assert_eq!(container.command[2], "echo 10.42.1.5 $(X) $(NOBODY) $5");
         assert_eq!(container.ports[1].protocol, "UDP");
+        assert_eq!((container.stdin, container.stdin_once, container.tty), (true, false, true));
     }
 }

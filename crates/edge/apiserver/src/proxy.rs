@@ -114,7 +114,18 @@ fn locate(view: &View, what: &str, target: &Target, parameters: &Parameters) -> 
     let pod: Value = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
     let mut path = format!("/{what}/{}/{}", target.namespace, target.name);
     if what != PORT_FORWARD {
-        path = format!("{path}/{}", container(&pod, &target.name, parameters)?);
+        let container = container(&pod, &target.name, parameters)?;
+        let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+        // Said before the upgrade is looked at, as kubectl tries another one after any refusal.
+        let stdin = container.get("stdin").and_then(Value::as_bool).unwrap_or_default();
+        if what == "attach" && parameters.flag("stdin")? && !stdin {
+            return Err(Status::bad_request(format!(
+                "stdin: container {name} of pod {} has none, as its spec.containers[].stdin is not true; \
+                 kubectl exec -it starts a shell beside the running program",
+                target.name
+            )));
+        }
+        path = format!("{path}/{name}");
     }
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).filter(|node| !node.is_empty());
     let node = node
@@ -123,7 +134,7 @@ fn locate(view: &View, what: &str, target: &Target, parameters: &Parameters) -> 
 }
 
 /// The container that is asked for, or that is meant when none is.
-fn container(pod: &Value, name: &str, parameters: &Parameters) -> Result<String, Status> {
+fn container<'a>(pod: &'a Value, name: &str, parameters: &Parameters) -> Result<&'a Value, Status> {
     let containers =
         pod.pointer("/spec/containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let names: Vec<&str> = containers.iter().filter_map(|c| c.get("name")?.as_str()).collect();
@@ -131,7 +142,7 @@ fn container(pod: &Value, name: &str, parameters: &Parameters) -> Result<String,
         .pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container")
         .and_then(Value::as_str)
         .filter(|name| names.contains(name));
-    let container = match (parameters.get("container"), annotated, names.as_slice()) {
+    let chosen = match (parameters.get("container"), annotated, names.as_slice()) {
         (Some(given), _, names) if names.contains(&given) => given,
         (Some(given), _, _) => {
             return Err(Status::bad_request(format!("container {given} is not valid for pod {name}")));
@@ -145,7 +156,8 @@ fn container(pod: &Value, name: &str, parameters: &Parameters) -> Result<String,
             )));
         }
     };
-    Ok(container.to_owned())
+    let chosen = containers.iter().find(|c| c.get("name").and_then(Value::as_str) == Some(chosen));
+    chosen.ok_or_else(|| Status::internal(format!("pod {name} has no such container")))
 }
 
 fn node_address(view: &View, name: &str) -> Result<IpAddr, Status> {
@@ -219,20 +231,6 @@ pub(crate) async fn log(
     Ok(respond::bytes(StatusCode::OK, "text/plain; charset=utf-8", body))
 }
 
-/// Refuses what attach has not. Said before the upgrade is looked at, as kubectl tries another one after any refusal.
-fn check_attach(target: &Target, parameters: &Parameters) -> Result<(), Status> {
-    for field in ["stdin", "tty"] {
-        if target.subresource == "attach" && parameters.flag(field)? {
-            return Err(Status::bad_request(format!(
-                "{field}: the containers of pod {} have none: spec.containers[].{field} is not supported by minisvc yet; \
-                 kubectl exec -it starts a shell beside the running program",
-                target.name
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Whether a client asks for an upgrade that the subresource has.
 fn check_upgrade(what: &str, client: &Request) -> Result<(), Status> {
     let wanted =
@@ -262,7 +260,6 @@ pub(crate) async fn stream(
 ) -> Result<Response, Status> {
     let what = if target.subresource == "portforward" { PORT_FORWARD } else { target.subresource.as_str() };
     let place = locate(&store.view(), what, target, parameters)?;
-    check_attach(target, parameters)?;
     check_upgrade(what, &client)?;
     let mut headers = HeaderMap::new();
     for name in UPGRADE_HEADERS {

@@ -1,13 +1,12 @@
 //! Running one more program in a container: the helper that enters its namespaces, and the server's end of it.
 //!
-//! Helper and server talk over a socket pair: one JSON [`Order`] in, one JSON [`Outcome`] line out. The
-//! socket's end tells the helper that nobody wants the program any more, and it kills it, whether the
+//! Helper and server talk over a socket pair: one JSON [`Order`] in, one JSON [`Outcome`] line out, and before it, if a
+//! terminal was ordered, a blank with the descriptor of its master side (none if there is no container). The socket's end tells the helper that nobody wants the program any more, and it kills it, whether the
 //! client went away or the server died.
 
 pub(crate) mod helper;
 
-use crate::{exe::Executable, hidden, record::ProcessId, sys};
-use nix::pty::openpty;
+use crate::{exe::Executable, hidden, record::ProcessId, sys, terminal};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -15,7 +14,7 @@ use std::{
     process::Stdio,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::UnixStream,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
@@ -34,7 +33,7 @@ pub(crate) struct Order {
     pub(crate) env: Vec<(String, String)>,
     /// Where to start.
     pub(crate) working_dir: String,
-    /// Whether descriptor 0 is a terminal to take over.
+    /// Whether it gets a terminal.
     pub(crate) tty: bool,
 }
 
@@ -84,23 +83,22 @@ impl Session {
             .env_clear()
             .kill_on_drop(false);
         sys::keep_across_exec(&mut command, theirs.as_fd());
-        let terminal = if order.tty {
-            let pty = openpty(None, None)?;
-            let slave = || pty.slave.try_clone().map(Stdio::from);
-            command.stdin(slave()?).stdout(slave()?).stderr(slave()?);
-            nix::fcntl::fcntl(&pty.master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-            nix::fcntl::fcntl(&pty.master, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-            Some(pty.master)
-        } else {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            None
-        };
+        let stdio = || if order.tty { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         let mut child = command.spawn()?;
-        // Our copies of the terminal's slave side go with the command: its end must be seen on the master.
         drop((command, theirs));
         let mut text = serde_json::to_vec(order)?;
         text.push(b'\n');
         control.write_all(&text).await?;
+        let terminal = if order.tty {
+            let receive = || sys::recv_fd(control.as_fd());
+            control.async_io(Interest::READABLE, receive).await?
+        } else {
+            None
+        };
+        if let Some(master) = &terminal {
+            terminal::set_nonblocking(master)?;
+        }
         let streams = match terminal {
             Some(master) => Streams::Terminal(master),
             None => Streams::Pipes {

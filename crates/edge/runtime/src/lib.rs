@@ -6,6 +6,7 @@
 //!
 //! Invariant: containers belong to shims, not to the server ([`shim`]), so they survive its death.
 
+mod attach;
 mod dial;
 mod error;
 mod exe;
@@ -15,6 +16,7 @@ mod logs;
 mod runtime;
 mod spdy;
 mod sys;
+mod terminal;
 
 pub mod echo;
 pub mod hidden;

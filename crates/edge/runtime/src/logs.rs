@@ -4,7 +4,7 @@
 //! its reader. Invariant: memory does not depend on the log's length.
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt};
+use futures::Stream;
 use jiff::Timestamp;
 use std::{
     fs::File,
@@ -34,20 +34,11 @@ pub struct LogOptions {
     pub limit_bytes: Option<u64>,
 }
 
-/// A part of a container's output.
-pub(crate) struct Piece {
-    /// Whether it went to standard error.
-    pub(crate) stderr: bool,
-    /// What is shown of it.
-    pub(crate) bytes: Bytes,
-}
-
-/// Turns one record of the file into what is shown, and whether it is standard error's: none if it is before `since` or
-/// is no record.
-fn shown(record: &[u8], options: &LogOptions) -> Option<(bool, Vec<u8>)> {
+/// Turns one record of the file into what is shown: none if it is before `since` or is no record.
+fn shown(record: &[u8], options: &LogOptions) -> Option<Vec<u8>> {
     let record = record.strip_suffix(b"\n").unwrap_or(record);
     let mut parts = record.splitn(4, |byte| *byte == b' ');
-    let (time, stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (time, _stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     if let Some(since) = options.since {
         let time: Timestamp = std::str::from_utf8(time).ok()?.parse().ok()?;
         if time < since {
@@ -63,7 +54,7 @@ fn shown(record: &[u8], options: &LogOptions) -> Option<(bool, Vec<u8>)> {
     if tag == b"F" || options.timestamps {
         out.push(b'\n');
     }
-    Some((stream == b"stderr", out))
+    Some(out)
 }
 
 fn older(path: &Path) -> PathBuf {
@@ -116,7 +107,7 @@ impl Reader {
     }
 
     /// The next piece to show; none at the present end.
-    fn next(&mut self) -> io::Result<Option<Piece>> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
         while self.left > 0 {
             let Some(file) = self.files.last_mut() else { return Ok(None) };
             let Some(record) = next_record(file, &mut self.partial)? else {
@@ -130,10 +121,10 @@ impl Reader {
                 self.skip -= 1;
                 continue;
             }
-            if let Some((stderr, mut text)) = shown(&record, &self.options) {
+            if let Some(mut text) = shown(&record, &self.options) {
                 text.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
                 self.left -= text.len() as u64;
-                return Ok(Some(Piece { stderr, bytes: text.into() }));
+                return Ok(Some(text.into()));
             }
         }
         Ok(None)
@@ -183,27 +174,9 @@ pub fn read(
     options: LogOptions,
     is_live: impl Fn() -> bool + Send + 'static,
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
-    Ok(pieces(Reader::open(path, options)?, is_live).map_ok(|piece| piece.bytes))
-}
-
-/// What is written to the log at `path` from now on, until `is_live` says no and the end is reached.
-///
-/// # Errors
-/// If there is no such log.
-pub(crate) fn from_now(
-    path: &Path,
-    is_live: impl Fn() -> bool + Send + 'static,
-) -> io::Result<impl Stream<Item = io::Result<Piece>> + Send + 'static> {
-    let options = LogOptions { follow: true, tail_lines: Some(0), ..LogOptions::default() };
-    Ok(pieces(Reader::open(path, options)?, is_live))
-}
-
-fn pieces(
-    reader: Reader,
-    is_live: impl Fn() -> bool + Send + 'static,
-) -> impl Stream<Item = io::Result<Piece>> + Send + 'static {
+    let reader = Reader::open(path, options)?;
     let follow = reader.options.follow;
-    futures::stream::try_unfold((reader, is_live), move |(mut reader, is_live)| async move {
+    Ok(futures::stream::try_unfold((reader, is_live), move |(mut reader, is_live)| async move {
         loop {
             // Asked before the read: what was written before the end is then certainly seen.
             let live = follow && is_live();
@@ -221,7 +194,7 @@ fn pieces(
             }
             tokio::time::sleep(FOLLOW_EVERY).await;
         }
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -79,6 +79,15 @@ pub struct ContainerSpec {
     /// Declared ports; `echo` listens on them.
     #[serde(default)]
     pub ports: Vec<ContainerPort>,
+    /// Standard input that clients which attach write to; without it there is none.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Standard input ends with the first client that has written to it; a terminal's does not.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// A terminal for its standard streams.
+    #[serde(default)]
+    pub tty: bool,
 }
 
 /// A Pod as the agent wants it run, its network namespace already made.

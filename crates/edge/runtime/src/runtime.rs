@@ -282,6 +282,11 @@ impl Runtime {
         self.inner.log_path(bundle, container, run)
     }
 
+    /// Where the shim of a container listens for clients that attach.
+    pub(crate) fn container_dir(&self, uid: &str, container: &str) -> PathBuf {
+        self.inner.container_dir(uid, container)
+    }
+
     /// The binary to execute as exec helper.
     pub(crate) fn executable(&self) -> &Executable {
         &self.inner.config.executable

@@ -2,43 +2,43 @@
 //!
 //! It is the same binary, executed as `minisvc pod-shim BUNDLE`, single-threaded and without a runtime. It
 //! leaves the server's session, makes the container's namespaces, starts process 1 there, copies its output to
-//! the log, and writes down how it ended. Invariants: the server's death does not touch it; its own death kills
+//! the log and to the clients that are attached, their input to it, and writes down how it ended. Invariants: the server's death does not touch it; its own death kills
 //! the container (PDEATHSIG on process 1, whose end ends the pid namespace); `state.json` is always whole.
 
+mod follow;
 mod init;
 mod mounts;
 mod output;
+mod sessions;
 
 pub(crate) use init::{Program, find_program};
 pub(crate) use output::LINE_BYTES_MAX;
 
 use crate::{
-    files,
+    attach, files,
     record::{ProcessId, Terminated},
-    sys,
+    sys, terminal,
 };
 use jiff::Timestamp;
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg, OFlag},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl},
     sched::{CloneFlags, unshare},
-    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+    sys::wait::waitpid,
     unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid},
 };
-use output::Output;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-/// How long output is still read after process 1 has ended: its pipe may have been handed on elsewhere.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Longest report of the container's set-up, in bytes.
 const REPORT_BYTES_MAX: u64 = 64 << 10;
 
@@ -69,6 +69,12 @@ pub(crate) struct ShimBundle {
     pub(crate) env: Vec<(String, String)>,
     /// Directory to start in.
     pub(crate) working_dir: String,
+    /// Whether standard input is kept open for clients that attach.
+    pub(crate) stdin: bool,
+    /// Whether it ends with the first of them.
+    pub(crate) stdin_once: bool,
+    /// Whether the streams are a terminal.
+    pub(crate) tty: bool,
 }
 
 /// What a shim writes down about its container.
@@ -146,8 +152,12 @@ fn report(state: &ShimState) {
 struct Child {
     pid: i32,
     pidfd: OwnedFd,
+    /// Where to write; none: there is no standard input.
+    stdin: Option<OwnedFd>,
+    /// A pipe, or the terminal's master side.
     stdout: OwnedFd,
-    stderr: OwnedFd,
+    /// None with a terminal, which has one output only.
+    stderr: Option<OwnedFd>,
 }
 
 /// Runs the container to its end. An error is one from before anything was started.
@@ -163,8 +173,10 @@ fn run(path: &Path) -> Result<ShimState, String> {
     let save =
         |state: &ShimState| files::write_record(&bundle.state, state).map_err(|error| error.to_string());
     save(&state)?;
+    let dir = bundle.state.parent().unwrap_or(Path::new("/"));
+    let listener = attach::listen_in(dir).map_err(|error| format!("listen in {}: {error}", dir.display()))?;
 
-    let child = match start(&bundle, &mut state.notes) {
+    let mut child = match start(&bundle, &mut state.notes) {
         Ok(child) => child,
         Err(message) => {
             state.terminated = Some(start_error(message));
@@ -178,7 +190,8 @@ fn run(path: &Path) -> Result<ShimState, String> {
     // From here on the container's fate matters more than a record that cannot be written.
     let _ = save(&state);
     report(&state);
-    state.terminated = Some(follow(&child, &mut log, started_at, |terminated| {
+    let sessions = sessions::Sessions::new(listener, child.stdin.take(), &bundle);
+    state.terminated = Some(follow::follow(&child, sessions, &mut log, started_at, |terminated| {
         let _ = save(&ShimState { terminated: Some(terminated.clone()), ..state.clone() });
     }));
     Ok(state)
@@ -204,16 +217,15 @@ fn process_id(pid: i32) -> Option<ProcessId> {
 fn start(bundle: &ShimBundle, notes: &mut Vec<String>) -> Result<Child, String> {
     let netns = File::open(&bundle.netns)
         .map_err(|error| format!("open network namespace {}: {error}", bundle.netns.display()))?;
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"));
-    let (out_read, out_write) = pipe()?;
-    let (err_read, err_write) = pipe()?;
-    let (report_read, report_write) = pipe()?;
+    let (ours, theirs) = streams(bundle)?;
+    let (report_read, report_write) =
+        pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
     unshare(CloneFlags::CLONE_NEWPID).map_err(|error| format!("make a pid namespace: {error}"))?;
     let Some(pid) = sys::fork().map_err(|error| format!("fork: {error}"))? else {
-        drop((out_read, err_read, report_read));
-        init::main(bundle, &netns, out_write, err_write, report_write);
+        drop((ours, report_read));
+        init::main(bundle, &netns, theirs, report_write);
     };
-    drop((out_write, err_write, report_write));
+    drop((theirs, report_write));
     let pidfd = sys::pidfd_open(pid).map_err(|error| format!("open process {pid}: {error}"))?;
     let mut text = String::new();
     let read = File::from(report_read).take(REPORT_BYTES_MAX).read_to_string(&mut text);
@@ -225,78 +237,63 @@ fn start(bundle: &ShimBundle, notes: &mut Vec<String>) -> Result<Child, String> 
             None => {}
         }
     }
-    if let Some(failure) = failure {
-        let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
-        let _ = waitpid(Pid::from_raw(pid), None);
-        return Err(failure);
-    }
-    Ok(Child { pid, pidfd, stdout: out_read, stderr: err_read })
-}
-
-/// Copies output until process 1 has ended and its output is drained. `ended` is told at once.
-fn follow(
-    child: &Child,
-    log: &mut output::LogFile,
-    started_at: Timestamp,
-    ended: impl Fn(&Terminated),
-) -> Terminated {
-    let mut outputs = [Some(Output::new("stdout")), Some(Output::new("stderr"))];
-    let mut terminated: Option<(Terminated, Instant)> = None;
-    loop {
-        if let Some((result, since)) = &terminated
-            && (outputs.iter().all(Option::is_none) || since.elapsed() > DRAIN_MAX)
-        {
-            for output in outputs.iter_mut().flatten() {
-                output.finish(log);
-            }
-            return result.clone();
-        }
-        let sources = [&child.stdout, &child.stderr, &child.pidfd];
-        let wanted = [outputs[0].is_some(), outputs[1].is_some(), terminated.is_none()];
-        let indices: Vec<usize> = (0..3).filter(|i| wanted[*i]).collect();
-        let mut fds: Vec<PollFd<'_>> =
-            indices.iter().map(|i| PollFd::new(sources[*i].as_fd(), PollFlags::POLLIN)).collect();
-        let timeout = if terminated.is_some() { PollTimeout::from(100u8) } else { PollTimeout::NONE };
-        if let Err(error) = poll(&mut fds, timeout)
-            && error != Errno::EINTR
-        {
-            std::thread::sleep(Duration::from_millis(100)); // out of memory: the container still needs us
-            continue;
-        }
-        let ready: Vec<usize> =
-            indices.iter().zip(&fds).filter(|(_, fd)| fd.any().unwrap_or(false)).map(|(i, _)| *i).collect();
-        for index in ready {
-            if index < 2 {
-                if let Some(output) = &mut outputs[index]
-                    && !output.copy(sources[index], log)
-                {
-                    output.finish(log);
-                    outputs[index] = None;
-                }
-            } else if let Some(result) = reap(child.pid, started_at) {
-                ended(&result);
-                terminated = Some((result, Instant::now()));
-            }
-        }
-    }
-}
-
-/// Collects process 1, if it has ended.
-fn reap(pid: i32, started_at: Timestamp) -> Option<Terminated> {
-    let (exit_code, signal) = match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(_, code)) => (code, 0),
-        Ok(WaitStatus::Signaled(_, signal, _)) => (128 + signal as i32, signal as i32),
-        Ok(_) | Err(Errno::EINTR) => return None,
-        Err(_) => (255, 0),
+    let received = match failure {
+        Some(failure) => Err(failure),
+        None => ours.receive(bundle).map_err(|error| format!("receive the container's terminal: {error}")),
     };
-    Some(Terminated {
-        exit_code,
-        signal,
-        reason: if exit_code == 0 { "Completed" } else { "Error" }.to_owned(),
-        message: String::new(),
-        started_at: Some(started_at),
-        finished_at: Timestamp::now(),
-    })
+    match received {
+        Ok((stdin, stdout, stderr)) => Ok(Child { pid, pidfd, stdin, stdout, stderr }),
+        Err(failure) => {
+            let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
+            let _ = waitpid(Pid::from_raw(pid), None);
+            Err(failure)
+        }
+    }
+}
+
+/// The shim's ends of a container's streams.
+enum Ours {
+    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+    Terminal { console: UnixStream },
+}
+
+fn streams(bundle: &ShimBundle) -> Result<(Ours, init::Streams), String> {
+    let fail = |error: Errno| format!("make a pipe: {error}");
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(fail);
+    if bundle.tty {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| format!("make a socket pair: {error}"))?;
+        return Ok((Ours::Terminal { console: ours }, init::Streams::Terminal { console: theirs }));
+    }
+    let (stdin_read, stdin_write) = if bundle.stdin {
+        let (read, write) = pipe()?;
+        // A program that does not read must not stop its shim.
+        fcntl(&write, FcntlArg::F_SETFL(OFlag::O_WRONLY | OFlag::O_NONBLOCK)).map_err(fail)?;
+        (Some(read), Some(write))
+    } else {
+        (None, None)
+    };
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    Ok((
+        Ours::Pipes { stdin: stdin_write, stdout: out_read, stderr: err_read },
+        init::Streams::Pipes { stdin: stdin_read, stdout: out_write, stderr: err_write },
+    ))
+}
+
+impl Ours {
+    /// Standard input, output and error, once the container has set its own ends up.
+    fn receive(self, bundle: &ShimBundle) -> io::Result<(Option<OwnedFd>, OwnedFd, Option<OwnedFd>)> {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => Ok((stdin, stdout, Some(stderr))),
+            Self::Terminal { console } => {
+                let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
+                let master = sys::recv_fd(console.as_fd())?.ok_or_else(missing)?;
+                terminal::set_nonblocking(&master)?;
+                let stdin = if bundle.stdin { Some(master.try_clone()?) } else { None };
+                Ok((stdin, master, None))
+            }
+        }
+    }
 }
 
 /// Deletes what a shim of an earlier run has left, so that its end cannot be taken for the next one's.

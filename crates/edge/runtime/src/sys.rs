@@ -1,10 +1,15 @@
 //! System calls that neither std nor nix offer safely. The only unsafe code of this crate is here.
 #![allow(unsafe_code)]
 
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use std::{
     ffi::{CStr, CString},
-    fs, io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    fs,
+    io::{self, IoSlice, IoSliceMut},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
 };
 use tokio::io::unix::AsyncFd;
 
@@ -179,6 +184,31 @@ pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sends one byte over a Unix socket, and with it a descriptor if there is one.
+pub(crate) fn send_fd(socket: &UnixStream, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let control = if fds.is_empty() { &[] } else { rights.as_slice() };
+    let bytes = [IoSlice::new(b" ")];
+    sendmsg::<()>(socket.as_raw_fd(), &bytes, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// Takes what [`send_fd`] has sent.
+pub(crate) fn recv_fd(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let mut byte = [0u8];
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
+    let received = message.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel has just given us this one descriptor, there is room for no other; nobody else owns it.
+    Ok(received.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
 /// Lets one descriptor through to the program that `command` executes.
 pub(crate) fn keep_across_exec(command: &mut tokio::process::Command, fd: BorrowedFd<'_>) {
     let fd = fd.as_raw_fd();
@@ -216,7 +246,7 @@ pub(crate) fn take_controlling_terminal() -> io::Result<()> {
 }
 
 /// Sets a terminal's size in characters.
-pub(crate) fn set_window_size(terminal: &OwnedFd, columns: u16, rows: u16) -> io::Result<()> {
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)

@@ -5,6 +5,8 @@
 //! that whatever a failing test leaves ends with it.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+#[path = "pods/attach.rs"]
+mod attach;
 #[path = "pods/cases.rs"]
 mod cases;
 #[path = "pods/http.rs"]

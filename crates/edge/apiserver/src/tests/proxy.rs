@@ -122,7 +122,7 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
     for method in [Method::GET, Method::POST] {
         let refused = admin.send(method, &format!("{pods}/one/attach?stdin=true&stdout=true"), "", "").await;
         assert_eq!(refused.code, 400);
-        assert!(refused.message().starts_with("stdin: the containers of pod one have none"));
+        assert!(refused.message().starts_with("stdin: container c0 of pod one has none"));
     }
 
     // Port forwarding has no container, and an older way in.

@@ -3,7 +3,7 @@
 use super::{MESSAGE_BYTES_MAX, Order, Outcome};
 use crate::{
     shim::{Program, find_program},
-    sys,
+    sys, terminal,
 };
 use nix::{
     errno::Errno,
@@ -49,21 +49,29 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
         .read_line(&mut line)
         .map_err(|error| format!("read the order: {error}"))?;
     let order: Order = serde_json::from_str(&line).map_err(|error| format!("read the order: {error}"))?;
-    let target = sys::pidfd_of(order.process.pid, order.process.start_time)
-        .map_err(|_| "the container is not running".to_owned())?;
-    let namespaces = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC;
-    setns(&target, namespaces).map_err(|error| format!("enter the container's namespaces: {error}"))?;
+    // The node's, for a container that can have none of its own; it cannot be opened from inside.
+    let spare = if order.tty { terminal::open().ok() } else { None };
+    let entered = enter(&order);
+    let terminal = match &entered {
+        Ok(()) if order.tty => terminal::open().ok().or(spare),
+        _ => None,
+    };
+    if order.tty {
+        sys::send_fd(control, terminal.as_ref().map(|terminal| terminal.master.as_fd()))
+            .map_err(|error| format!("hand over the terminal: {error}"))?;
+    }
+    entered?;
+    let slave = terminal.map(|terminal| terminal.slave);
+    if order.tty && slave.is_none() {
+        return Err("open a terminal".to_owned());
+    }
     let (report_read, report_write) =
         pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
     let Some(pid) = sys::fork().map_err(|error| format!("fork: {error}"))? else {
         drop(report_read);
-        become_program(&order, report_write);
+        become_program(&order, slave, report_write);
     };
-    drop(report_write);
+    drop((report_write, slave));
     // The copies of the streams must end with the program, not with us.
     close_streams();
     let mut error = String::new();
@@ -82,6 +90,17 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
             Err(error) => return Err(format!("wait for the program: {error}")),
         }
     }
+}
+
+fn enter(order: &Order) -> Result<(), String> {
+    let target = sys::pidfd_of(order.process.pid, order.process.start_time)
+        .map_err(|_| "the container is not running".to_owned())?;
+    let namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    setns(&target, namespaces).map_err(|error| format!("enter the container's namespaces: {error}"))
 }
 
 fn close_streams() {
@@ -113,8 +132,8 @@ fn watch(control: &UnixStream, pidfd: &OwnedFd, pid: i32) {
 }
 
 /// In the child: becomes the program, or writes why not.
-fn become_program(order: &Order, report: OwnedFd) -> ! {
-    let error = match prepare(order) {
+fn become_program(order: &Order, terminal: Option<OwnedFd>, report: OwnedFd) -> ! {
+    let error = match prepare(order, terminal.as_ref()) {
         Ok(program) => program.execute(&order.argv, &order.env),
         Err(error) => error,
     };
@@ -122,12 +141,12 @@ fn become_program(order: &Order, report: OwnedFd) -> ! {
     sys::exit_now(127)
 }
 
-fn prepare(order: &Order) -> Result<Program, String> {
+fn prepare(order: &Order, terminal: Option<&OwnedFd>) -> Result<Program, String> {
     let fail = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     sys::die_with_parent().map_err(|error| fail("tie to the helper", &error))?;
     setsid().map_err(|error| fail("start a session", &error))?;
-    if order.tty {
-        sys::take_controlling_terminal().map_err(|error| fail("take the terminal", &error))?;
+    if let Some(slave) = terminal {
+        terminal::take(slave).map_err(|error| fail("take the terminal", &error))?;
     }
     std::env::set_current_dir(&order.working_dir)
         .map_err(|error| format!("chdir to cwd ({:?}): {error}", order.working_dir))?;

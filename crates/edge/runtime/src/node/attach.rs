@@ -1,28 +1,33 @@
-//! `/attach`: what a running container writes from now on, its two streams on one WebSocket.
+//! `/attach`: a client on a running container's own streams, by its shim.
 //!
-//! The source is the container's log, which its shim writes: attaching changes nothing for the container, and a line
-//! is seen once it is complete. Containers have no standard input here, and a client that wants it is refused.
+//! Output is what the container writes from then on, byte by byte; input goes to its standard input or terminal.
+//! Invariants: nothing is collected here: who does not read is not sent more, until the shim lets it go; the end of
+//! the session, from whichever side, is no end of the container.
 
 use super::{
-    Refusal, Target, channels,
-    exec::{self, PING_EVERY, Wanted},
-    find,
+    Refusal, Target,
+    channels::{self, Input},
+    exec, find,
     query::Query,
 };
-use crate::{exec::Outcome, logs, runtime::Runtime};
+use crate::{
+    attach::{BYTES_MAX, FromShim, PACKET_BYTES_MAX, Session, ToShim, Wanted},
+    exec::Outcome,
+    runtime::Runtime,
+};
 use axum::{
     extract::{
         Path, RawQuery, State,
-        ws::{
-            CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
-            rejection::WebSocketUpgradeRejection,
-        },
+        ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
     response::Response,
 };
-use bytes::Bytes;
-use futures::{Stream, StreamExt};
-use std::io;
+use futures::{StreamExt, stream::SplitStream};
+use std::{io, path, time::Duration};
+use tokio::sync::mpsc;
+
+/// How long a shim may take to answer: it may be stopped, or very busy.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn attach(
     State(runtime): State<Runtime>,
@@ -31,7 +36,7 @@ pub(super) async fn attach(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     let query = Query::parse(query.as_deref().unwrap_or_default());
-    let wanted = Wanted::from(&query).map_err(Refusal::bad_request)?;
+    let asked = exec::Wanted::from(&query).map_err(Refusal::bad_request)?;
     let (pod, container) = find(&runtime, &target)?;
     if !container.is_running() {
         return Err(Refusal::bad_request(format!(
@@ -39,68 +44,128 @@ pub(super) async fn attach(
             container.name, pod.bundle.name
         )));
     }
-    for (field, asked) in [("stdin", wanted.stdin), ("tty", wanted.tty)] {
-        if asked {
-            return Err(Refusal::bad_request(format!(
-                "unable to attach: {field}: container {:?} has none: spec.containers[].{field} is not supported by \
-                 minisvc yet; kubectl exec -it starts a shell beside it",
-                container.name
-            )));
-        }
+    let spec = pod.bundle.containers.iter().find(|spec| spec.name == container.name);
+    if asked.stdin && !spec.is_some_and(|spec| spec.stdin) {
+        return Err(Refusal::bad_request(format!(
+            "stdin: container {:?} has none: its spec.containers[].stdin is not true",
+            container.name
+        )));
     }
-    let path = runtime.log_path(&pod.bundle, &container.name, container.restart_count);
-    let is_live = super::is_live(&runtime, &pod, &container.name, container.restart_count);
-    let output = logs::from_now(&path, is_live).map_err(|error| Refusal {
-        status: http::StatusCode::INTERNAL_SERVER_ERROR,
-        text: format!("read the log: {error}"),
-    })?;
+    // Whether there is a terminal is the container's own affair, decided when it was started.
+    let wanted = Wanted { stdin: asked.stdin, stdout: asked.stdout, stderr: asked.stderr };
     let upgrade = exec::negotiate(upgrade)?;
     let permit = exec::permit()?;
+    let shim = connect(&runtime.container_dir(&pod.bundle.uid, &container.name), wanted).await?;
     Ok(upgrade.on_upgrade(move |socket| async move {
-        run(socket, Box::pin(output), &wanted).await;
+        run(socket, &shim, wanted).await;
         drop(permit);
     }))
 }
 
+/// Begins a session with a container's shim.
+async fn connect(dir: &path::Path, wanted: Wanted) -> Result<Session, Refusal> {
+    let unavailable = |error: &dyn std::fmt::Display| Refusal {
+        status: http::StatusCode::INTERNAL_SERVER_ERROR,
+        text: format!("attach to the container's shim: {error}"),
+    };
+    let full = || Refusal {
+        status: http::StatusCode::TOO_MANY_REQUESTS,
+        text: "too many clients are attached to this container".to_owned(),
+    };
+    let session = Session::connect(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Refusal::bad_request("the container was started by a version of minisvc without attach")
+        }
+        io::ErrorKind::WouldBlock => full(),
+        _ => unavailable(&error),
+    })?;
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let greet = async {
+        // A shim that has refused already reads no more; what it said is there.
+        let _ = session.send(&ToShim::Hello(wanted).packet()).await;
+        session.recv(&mut buffer).await
+    };
+    let answer = tokio::time::timeout(ANSWER_WITHIN, greet).await;
+    let answer = answer.map_err(|_| unavailable(&"no answer in time"))?;
+    match FromShim::read(answer.map_err(|error| unavailable(&error))?) {
+        Some(FromShim::Attached) => Ok(session),
+        Some(FromShim::Full) => Err(full()),
+        _ => Err(unavailable(&"the container has just ended")),
+    }
+}
+
 /// Copies to the container's or the client's end.
-async fn run(
-    mut socket: WebSocket,
-    mut output: impl Stream<Item = io::Result<logs::Piece>> + Unpin,
-    wanted: &Wanted,
+async fn run(socket: WebSocket, shim: &Session, wanted: Wanted) {
+    let (sink, stream) = socket.split();
+    let (messages, outgoing) = mpsc::channel(4);
+    let mut writer = std::pin::pin!(channels::write_out(sink, outgoing));
+    tokio::select! {
+        () = writer.as_mut() => {}
+        () = session(stream, messages, shim, wanted) => {
+            // A client that reads nothing gets no farewell.
+            let _ = tokio::time::timeout(exec::DRAIN_MAX, writer).await;
+        }
+    }
+}
+
+async fn session(
+    mut stream: SplitStream<WebSocket>,
+    messages: mpsc::Sender<Message>,
+    shim: &Session,
+    wanted: Wanted,
 ) {
     // An empty message tells the client that the session stands.
     let first = if wanted.stdout { channels::STDOUT } else { channels::ERROR };
-    let mut message = Some(Message::Binary(channels::message(first, b"")));
-    let mut ping = tokio::time::interval(PING_EVERY);
+    if messages.send(Message::Binary(channels::message(first, b""))).await.is_err() {
+        return;
+    }
+    let outcome = tokio::select! {
+        outcome = copy_out(shim, &messages) => outcome,
+        () = copy_in(shim, &mut stream, &messages) => None,
+    };
+    if let Some(outcome) = outcome {
+        let finish = exec::finish(messages, &mut stream, &outcome, "attaching to container");
+        let _ = tokio::time::timeout(2 * exec::DRAIN_MAX, finish).await;
+    }
+}
+
+/// Copies to the client, until the shim ends the session; none once the client is gone.
+async fn copy_out(shim: &Session, messages: &mpsc::Sender<Message>) -> Option<Outcome> {
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
     loop {
-        if let Some(message) = message.take()
-            && socket.send(message).await.is_err()
-        {
-            return;
-        }
-        tokio::select! {
-            piece = output.next() => match piece {
-                Some(Ok(piece)) => {
-                    let (channel, shown) = match piece.stderr {
-                        true => (channels::STDERR, wanted.stderr),
-                        false => (channels::STDOUT, wanted.stdout),
-                    };
-                    message = shown.then(|| Message::Binary(channels::message(channel, &piece.bytes)));
+        match shim.recv(&mut buffer).await {
+            Ok(packet @ [_, ..]) => match FromShim::read(packet) {
+                Some(FromShim::Output { stderr, bytes }) => {
+                    let channel = if stderr { channels::STDERR } else { channels::STDOUT };
+                    let message = Message::Binary(channels::message(channel, bytes));
+                    messages.send(message).await.ok()?;
                 }
-                Some(Err(_)) | None => break,
+                Some(FromShim::Ended) => return Some(Outcome::Exit(0)),
+                Some(FromShim::Attached | FromShim::Full) | None => {}
             },
-            from_client = socket.recv() => match from_client {
-                None | Some(Err(_) | Ok(Message::Close(_))) => return,
-                // There is no standard input that anything could be for.
-                Some(Ok(_)) => {}
-            },
-            _ = ping.tick() => message = Some(Message::Ping(Bytes::new())),
+            Ok([]) => {
+                let why = "the client did not read what it was sent, or the container's shim has ended";
+                return Some(Outcome::Failed(why.to_owned()));
+            }
+            Err(error) => return Some(Outcome::Failed(error.to_string())),
         }
     }
-    let _ = socket.send(Message::Binary(channels::status(&Outcome::Exit(0)))).await;
-    let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
-    let _ = socket.send(Message::Close(Some(close))).await;
-    // Wait for the client's own close, so that ours is not lost to a reset.
-    let closed = async { while let Some(Ok(_)) = socket.recv().await {} };
-    let _ = tokio::time::timeout(exec::DRAIN_MAX, closed).await;
+}
+
+/// Copies from the client, until it is gone.
+async fn copy_in(shim: &Session, stream: &mut SplitStream<WebSocket>, messages: &mpsc::Sender<Message>) {
+    while let Some(said) = exec::next_input(stream, messages).await {
+        let packets: Vec<Vec<u8>> = match &said {
+            Input::Stdin(bytes) => bytes.chunks(BYTES_MAX).map(|part| ToShim::Stdin(part).packet()).collect(),
+            Input::StdinClosed => vec![ToShim::StdinClosed.packet()],
+            Input::Resize(columns, rows) => vec![ToShim::Resize(*columns, *rows).packet()],
+            Input::Ignored => Vec::new(),
+        };
+        for packet in packets {
+            // That the shim is gone is said by the other direction.
+            if exec::while_present(shim.send(&packet), messages).await.is_none() {
+                return;
+            }
+        }
+    }
 }

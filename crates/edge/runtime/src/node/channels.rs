@@ -57,8 +57,8 @@ pub(super) fn message(channel: u8, bytes: &[u8]) -> Bytes {
     message.into()
 }
 
-/// The last message of a session, as the kubelet words it.
-pub(super) fn status(outcome: &Outcome) -> Bytes {
+/// The last message of a session, as the kubelet words it; `doing` is what may have failed.
+pub(super) fn status(outcome: &Outcome, doing: &str) -> Bytes {
     let value = match outcome {
         Outcome::Exit(0) => serde_json::json!({"metadata": {}, "status": "Success"}),
         Outcome::Exit(code) => serde_json::json!({
@@ -71,9 +71,9 @@ pub(super) fn status(outcome: &Outcome) -> Bytes {
         Outcome::Failed(error) => serde_json::json!({
             "metadata": {},
             "status": "Failure",
-            "message": format!("Internal error occurred: error executing command in container: {error}"),
+            "message": format!("Internal error occurred: error {doing}: {error}"),
             "reason": "InternalError",
-            "details": {"causes": [{"message": format!("error executing command in container: {error}")}]},
+            "details": {"causes": [{"message": format!("error {doing}: {error}")}]},
             "code": 500,
         }),
     };
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn statuses_as_the_kubelet_sends_them() {
         let json = |outcome| -> serde_json::Value {
-            let message = status(&outcome);
+            let message = status(&outcome, "executing command in container");
             assert_eq!(message[0], ERROR);
             serde_json::from_slice(&message[1..]).unwrap()
         };

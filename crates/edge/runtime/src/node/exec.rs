@@ -12,7 +12,7 @@ use super::{
 use crate::{
     exec::{Order, Session, Streams},
     runtime::Runtime,
-    sys,
+    sys, terminal,
 };
 use axum::{
     extract::{
@@ -24,13 +24,12 @@ use axum::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::SplitStream};
 use std::{
-    io,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Semaphore, SemaphorePermit, mpsc},
 };
 
@@ -97,6 +96,7 @@ pub(super) async fn exec(
     else {
         return Err(Refusal::not_found(format!("container not found ({:?})", container.name)));
     };
+    let env = if wanted.tty { terminal::environment(env) } else { env };
     let order = Order { process, argv, env, working_dir, tty: wanted.tty };
     let upgrade = negotiate(upgrade)?;
     let permit = permit()?;
@@ -188,13 +188,22 @@ async fn session(
             }
         }
     };
-    let _ = messages.send(Message::Binary(channels::status(&outcome))).await;
+    finish(messages, &mut stream, &outcome, "executing command in container").await;
+}
+
+/// Says how it ended, and waits for the client's own close, so that ours is not lost to a reset.
+pub(super) async fn finish(
+    messages: mpsc::Sender<Message>,
+    stream: &mut SplitStream<WebSocket>,
+    outcome: &crate::exec::Outcome,
+    doing: &str,
+) {
+    let _ = messages.send(Message::Binary(channels::status(outcome, doing))).await;
     let close = CloseFrame { code: axum::extract::ws::close_code::NORMAL, reason: "".into() };
     let _ = messages.send(Message::Close(Some(close))).await;
     drop(messages);
-    // Wait for the client's own close, so that ours is not lost to a reset.
     let closed = async { while let Some(Ok(_)) = stream.next().await {} };
-    let _ = tokio::time::timeout(Duration::from_secs(2), closed).await;
+    let _ = tokio::time::timeout(DRAIN_MAX, closed).await;
 }
 
 type Reader = Pin<Box<dyn AsyncRead + Send>>;
@@ -219,10 +228,9 @@ fn split(streams: Streams, wanted: &Wanted) -> (Option<Writer>, Vec<OutputOf>, O
         }
         Streams::Terminal(master) => {
             // One registration a descriptor, so each side gets its own.
-            let side = || master.try_clone().and_then(sys::watch_fd).ok().map(Terminal);
-            let output =
-                side().map(|terminal| (channels::STDOUT, Box::pin(terminal) as Reader, wanted.stdout));
-            let input = side().filter(|_| wanted.stdin).map(|terminal| Box::pin(terminal) as Writer);
+            let side = || master.try_clone().and_then(terminal::Master::watch).ok();
+            let output = side().map(|master| (channels::STDOUT, Box::pin(master) as Reader, wanted.stdout));
+            let input = side().filter(|_| wanted.stdin).map(|master| Box::pin(master) as Writer);
             (input, output.into_iter().collect(), Some(master))
         }
     }
@@ -246,23 +254,31 @@ async fn copy_out(channel: u8, mut reader: Reader, messages: Option<mpsc::Sender
     }
 }
 
-enum Written {
-    All,
-    /// The program reads no more.
-    NoReader,
-    /// Nobody is there who could be answered.
-    NoClient,
+/// Waits for what may take long, such as a program that does not read; none once the client is gone.
+pub(super) async fn while_present<T>(
+    work: impl Future<Output = T>,
+    messages: &mpsc::Sender<Message>,
+) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(PING_EVERY, work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if messages.send(Message::Ping(Bytes::new())).await.is_err() => return None,
+            Err(_) => {}
+        }
+    }
 }
 
-/// Writes to a program that may not read for long, while looking whether the client is still there.
-async fn write_while_present(writer: &mut Writer, bytes: &[u8], messages: &mpsc::Sender<Message>) -> Written {
-    let mut write = std::pin::pin!(writer.write_all(bytes));
+/// What the client says next; none once it is gone.
+pub(super) async fn next_input(
+    stream: &mut SplitStream<WebSocket>,
+    messages: &mpsc::Sender<Message>,
+) -> Option<Input> {
     loop {
-        match tokio::time::timeout(PING_EVERY, write.as_mut()).await {
-            Ok(Ok(())) => return Written::All,
-            Ok(Err(_)) => return Written::NoReader,
-            Err(_) if messages.send(Message::Ping(Bytes::new())).await.is_err() => return Written::NoClient,
-            Err(_) => {}
+        match while_present(stream.next(), messages).await?? {
+            Ok(Message::Binary(bytes)) => return Some(channels::read(bytes)),
+            Err(_) | Ok(Message::Close(_)) => return None,
+            Ok(_) => {}
         }
     }
 }
@@ -274,29 +290,15 @@ async fn copy_in(
     terminal: Option<OwnedFd>,
     messages: &mpsc::Sender<Message>,
 ) {
-    loop {
-        let message = match tokio::time::timeout(PING_EVERY, stream.next()).await {
-            Err(_) => {
-                if messages.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Ok(Some(Ok(message))) => message,
-            Ok(_) => return,
-        };
-        let bytes = match message {
-            Message::Binary(bytes) => bytes,
-            Message::Close(_) => return,
-            _ => continue,
-        };
-        match channels::read(bytes) {
+    while let Some(said) = next_input(stream, messages).await {
+        match said {
             Input::Stdin(bytes) => {
                 if let Some(writer) = &mut input {
-                    match write_while_present(writer, &bytes, messages).await {
-                        Written::All => {}
-                        Written::NoReader => input = None,
-                        Written::NoClient => return,
+                    match while_present(writer.write_all(&bytes), messages).await {
+                        Some(Ok(())) => {}
+                        // The program reads no more.
+                        Some(Err(_)) => input = None,
+                        None => return,
                     }
                 }
             }
@@ -310,68 +312,10 @@ async fn copy_in(
             }
             Input::Resize(columns, rows) => {
                 if let Some(terminal) = &terminal {
-                    let _ = sys::set_window_size(terminal, columns, rows);
+                    let _ = sys::set_window_size(terminal.as_fd(), columns, rows);
                 }
             }
             Input::Ignored => {}
         }
-    }
-}
-
-/// The master side of a terminal as a stream.
-struct Terminal(AsyncFd<OwnedFd>);
-
-impl AsyncRead for Terminal {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        loop {
-            let mut guard = std::task::ready!(self.0.poll_read_ready(context))?;
-            let read = guard.try_io(|fd| {
-                nix::unistd::read(fd.get_ref().as_fd(), buffer.initialize_unfilled()).map_err(io::Error::from)
-            });
-            match read {
-                Ok(Ok(length)) => {
-                    buffer.advance(length);
-                    return std::task::Poll::Ready(Ok(()));
-                }
-                // The last program has closed its side: that is a terminal's end of file.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => {
-                    return std::task::Poll::Ready(Ok(()));
-                }
-                Ok(Err(error)) => return std::task::Poll::Ready(Err(error)),
-                Err(_would_block) => {}
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Terminal {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        loop {
-            let mut guard = std::task::ready!(self.0.poll_write_ready(context))?;
-            let wrote =
-                guard.try_io(|fd| nix::unistd::write(fd.get_ref().as_fd(), bytes).map_err(io::Error::from));
-            if let Ok(result) = wrote {
-                return std::task::Poll::Ready(result);
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(
-        self: Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
     }
 }

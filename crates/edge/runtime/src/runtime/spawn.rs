@@ -6,6 +6,7 @@ use crate::{
     files, hidden,
     record::{ContainerSpec, PodBundle},
     shim::{self, ShimBundle, ShimState},
+    terminal,
 };
 use std::{
     fs, io,
@@ -51,7 +52,7 @@ pub(super) fn environment(
         ));
     }
     env.extend(spec.env.iter().cloned());
-    env
+    if spec.tty { terminal::environment(env) } else { env }
 }
 
 /// The directory a container starts in.
@@ -138,6 +139,9 @@ fn prepare(
             argv: image.argv,
             env: environment(config, bundle, spec),
             working_dir: working_dir(spec),
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            tty: spec.tty,
         },
     )?;
     Ok(path)

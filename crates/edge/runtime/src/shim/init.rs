@@ -4,9 +4,10 @@
 //! execution closes.
 
 use super::{ShimBundle, mounts};
-use crate::sys;
+use crate::{sys, terminal};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    pty::OpenptyResult,
     sched::{CloneFlags, setns, unshare},
     unistd::{dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid},
 };
@@ -16,8 +17,7 @@ use std::{
     io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-        unix::fs::PermissionsExt,
+        unix::{ffi::OsStrExt, fs::PermissionsExt, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -45,16 +45,18 @@ impl Report {
     }
 }
 
+/// What becomes the program's standard streams.
+pub(super) enum Streams {
+    /// Pipes; without one for standard input there is none.
+    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+    /// A terminal, made in the container; its master side is sent here.
+    Terminal { console: UnixStream },
+}
+
 /// Becomes the container's program, or reports why not.
-pub(super) fn main(
-    bundle: &ShimBundle,
-    netns: &File,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    report: OwnedFd,
-) -> ! {
+pub(super) fn main(bundle: &ShimBundle, netns: &File, streams: Streams, report: OwnedFd) -> ! {
     let mut report = Report(File::from(report));
-    let error = match set_up(bundle, netns, stdout, stderr, &mut report) {
+    let error = match set_up(bundle, netns, streams, &mut report) {
         Ok(program) => program.execute(&bundle.argv, &bundle.env),
         Err(error) => error,
     };
@@ -65,8 +67,7 @@ pub(super) fn main(
 fn set_up(
     bundle: &ShimBundle,
     netns: &File,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    streams: Streams,
     report: &mut Report,
 ) -> Result<Program, String> {
     sys::die_with_parent().map_err(|error| format!("tie to the shim: {error}"))?;
@@ -78,6 +79,8 @@ fn set_up(
     } else {
         None
     };
+    // The node's, for an image without a place for one of its own; it cannot be opened from inside.
+    let spare = if bundle.tty { terminal::open().ok() } else { None };
     setsid().map_err(|error| format!("start a session: {error}"))?;
     setns(netns, CloneFlags::CLONE_NEWNET)
         .map_err(|error| format!("enter network namespace {}: {error}", bundle.netns.display()))?;
@@ -94,16 +97,33 @@ fn set_up(
         Some(exe) => Program::BuiltIn(exe.into()),
         None => Program::File(find_program(&bundle.argv[0], &bundle.env)?),
     };
-    enter(stdout, stderr).map_err(|error| format!("set up the process: {error}"))?;
+    match streams {
+        Streams::Pipes { stdin, stdout, stderr } => take_pipes(stdin, &stdout, &stderr),
+        Streams::Terminal { console } => take_terminal(spare, &console),
+    }
+    .and_then(|()| enter())
+    .map_err(|error| format!("set up the process: {error}"))?;
     Ok(program)
 }
 
-/// Standard streams, signals, privileges, and no other descriptor.
-fn enter(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<()> {
-    let null = File::open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&stdout)?;
-    dup2_stderr(&stderr)?;
+fn take_pipes(stdin: Option<OwnedFd>, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
+    let stdin = match stdin {
+        Some(stdin) => stdin,
+        None => File::open("/dev/null")?.into(),
+    };
+    dup2_stdin(&stdin)?;
+    dup2_stdout(stdout)?;
+    Ok(dup2_stderr(stderr)?)
+}
+
+fn take_terminal(spare: Option<OpenptyResult>, console: &UnixStream) -> io::Result<()> {
+    let pty = terminal::open().or_else(|error| spare.ok_or(error))?;
+    sys::send_fd(console, Some(pty.master.as_fd()))?;
+    terminal::take(&pty.slave)
+}
+
+/// Signals, privileges, and no descriptor but the standard streams.
+fn enter() -> io::Result<()> {
     sys::close_on_exec_from(3)?;
     sys::reset_signals();
     sys::drop_privileges()

@@ -1,13 +1,13 @@
 //! A container's output, as lines of `<RFC 3339 time> <stream> <F|P> <text>` in a file of bounded size.
 //!
-//! The format is CRI's: `F` ends a line, `P` is a part of one that was too long. Two files at most are kept, the
+//! The format is CRI's: `F` ends a line (be it by LF or by CR LF), `P` is a part of one that was too long. Two files at most are kept, the
 //! current one and the one before (`.1`).
 
 use jiff::Timestamp;
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -80,27 +80,14 @@ impl Output {
         Self { stream, line: Vec::new() }
     }
 
-    /// Reads what is there, once. False at its end.
-    pub(super) fn copy(&mut self, source: &OwnedFd, log: &mut LogFile) -> bool {
-        let mut buffer = [0u8; 8 << 10];
-        match nix::unistd::read(source, &mut buffer) {
-            Ok(0) => false,
-            Ok(length) => {
-                self.feed(&buffer[..length], log);
-                true
-            }
-            Err(errno) => matches!(errno, nix::errno::Errno::EINTR | nix::errno::Errno::EAGAIN),
-        }
-    }
-
-    fn feed(&mut self, mut bytes: &[u8], log: &mut LogFile) {
+    /// Takes bytes, and logs the lines that they complete.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], log: &mut LogFile) {
         while !bytes.is_empty() {
             let room = LINE_BYTES_MAX - self.line.len();
             let window = &bytes[..bytes.len().min(room)];
             if let Some(end) = window.iter().position(|byte| *byte == b'\n') {
                 self.line.extend_from_slice(&bytes[..end]);
-                log.write(self.stream, true, &self.line);
-                self.line.clear();
+                self.end_line(log);
                 bytes = &bytes[end + 1..];
             } else {
                 self.line.extend_from_slice(window);
@@ -109,12 +96,18 @@ impl Output {
                     log.write(self.stream, false, &self.line);
                     self.line.clear();
                 } else if self.line.len() == LINE_BYTES_MAX {
-                    log.write(self.stream, true, &self.line);
-                    self.line.clear();
+                    self.end_line(log);
                     bytes = &bytes[1..];
                 }
             }
         }
+    }
+
+    /// A line ends with a line feed, or with the two characters that terminals make of it.
+    fn end_line(&mut self, log: &mut LogFile) {
+        let text = self.line.strip_suffix(b"\r").unwrap_or(&self.line);
+        log.write(self.stream, true, text);
+        self.line.clear();
     }
 
     /// Writes what is left without a line's end.
@@ -133,7 +126,7 @@ mod tests {
     fn records(path: &Path) -> Vec<(String, String, usize)> {
         fs::read_to_string(path)
             .unwrap()
-            .lines()
+            .split_terminator('\n')
             .map(|line| {
                 let parts: Vec<&str> = line.splitn(4, ' ').collect();
                 parts[0].parse::<Timestamp>().unwrap();
@@ -151,6 +144,7 @@ mod tests {
         out.feed(b"hel", &mut log);
         out.feed(b"lo\n\nworld\n", &mut log);
         out.feed(&vec![b'x'; LINE_BYTES_MAX + 10], &mut log);
+        out.feed(b"\nby a terminal\r", &mut log);
         out.feed(b"\nrest", &mut log);
         out.finish(&mut log);
         let short = |tag: &str, length| ("stdout".to_owned(), tag.to_owned(), length);
@@ -162,6 +156,7 @@ mod tests {
                 short("F", 5),
                 short("P", LINE_BYTES_MAX),
                 short("F", 10),
+                short("F", 13),
                 short("P", 4)
             ]
         );

@@ -1,6 +1,6 @@
 //! The tests.
 
-use crate::{http, streams, world};
+use crate::{attach, http, streams, world};
 use minisvc_runtime::{
     ContainerSpec, ContainerState, Executable, PodBundle, PodDns, PodRecord, RestartDelays, RestartPolicy,
     Runtime, RuntimeConfig, Terminated,
@@ -24,7 +24,12 @@ pub const ALL: &[(&str, fn())] = &[
     ("a_container_dies_with_its_shim", shim_killed),
     ("echo_answers_in_its_network_namespace", echo),
     ("logs_and_exec_over_http", http::logs_and_exec),
-    ("attach_tells_what_is_written_from_then_on", streams::attach),
+    ("attach_tells_what_is_written_from_then_on", attach::output),
+    ("attached_clients_write_to_a_container", attach::input),
+    ("standard_input_ends_with_the_first_client", attach::input_once),
+    ("a_terminal_is_attached_to", attach::terminal),
+    ("a_client_that_hangs_stops_nothing", attach::stuck),
+    ("clients_are_counted", attach::many),
     ("port_forward_by_channels", streams::channels),
     ("port_forward_by_spdy", streams::spdy),
 ];
@@ -79,7 +84,7 @@ pub fn shell(script: &str) -> Vec<ContainerSpec> {
     vec![container("main", "host", &["sh", "-c", script])]
 }
 
-async fn wait_for(runtime: &Runtime, uid: &str, what: impl Fn(&PodRecord) -> bool) -> Arc<PodRecord> {
+pub async fn wait_for(runtime: &Runtime, uid: &str, what: impl Fn(&PodRecord) -> bool) -> Arc<PodRecord> {
     let mut changes = runtime.subscribe();
     let found = changes.wait_for(|table| table.get(uid).is_some_and(|pod| what(pod)));
     match tokio::time::timeout(WAIT, found).await {
@@ -88,7 +93,7 @@ async fn wait_for(runtime: &Runtime, uid: &str, what: impl Fn(&PodRecord) -> boo
     }
 }
 
-fn ended(pod: &PodRecord) -> Option<&Terminated> {
+pub fn ended(pod: &PodRecord) -> Option<&Terminated> {
     match &pod.containers[0].state {
         ContainerState::Terminated(terminated) => Some(terminated),
         _ => None,

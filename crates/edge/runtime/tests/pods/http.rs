@@ -98,10 +98,11 @@ pub fn logs_and_exec() {
             result.status
         );
 
-        let input: [&[u8]; 2] = [b"\x04{\"Width\":97,\"Height\":31}", b"\0stty size; exit 4\n"];
+        let input: [&[u8]; 2] =
+            [b"\x04{\"Width\":97,\"Height\":31}", b"\0stty size; tty; echo $TERM; exit 4\n"];
         let result = exec(address, "tty=1&input=1&output=1&command=sh", &input).await;
         let out = String::from_utf8_lossy(&result.out);
-        assert!(out.contains("31 97"), "{out}");
+        assert!(out.contains("31 97\r\n/dev/pts/0\r\nxterm\r\n"), "{out}");
         assert_eq!(result.status["details"]["causes"][0]["message"], "4");
 
         // The client goes away: its program ends, the container goes on.

@@ -1,7 +1,7 @@
-//! Attach and port-forward as the API server asks for them.
+//! Port-forward as the API server asks for it.
 
 use crate::{
-    cases::{WAIT, finish, log, log_of, pod, run, runtime, shell},
+    cases::{WAIT, finish, pod, run, runtime},
     world,
 };
 use futures::{SinkExt, StreamExt};
@@ -13,9 +13,9 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<TcpStream>;
 
-async fn connect(address: SocketAddr, path: &str, protocol: &str) -> Result<Socket, String> {
+pub async fn connect(address: SocketAddr, path: &str, protocol: &str) -> Result<Socket, String> {
     let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
     let stream = TcpStream::connect(address).await.unwrap();
@@ -32,7 +32,7 @@ async fn connect(address: SocketAddr, path: &str, protocol: &str) -> Result<Sock
 }
 
 /// The next message with bytes; none at the end.
-async fn next(socket: &mut Socket) -> Option<Vec<u8>> {
+pub async fn next(socket: &mut Socket) -> Option<Vec<u8>> {
     loop {
         let message = tokio::time::timeout(WAIT, socket.next()).await.expect("a message in time");
         match message {
@@ -44,7 +44,7 @@ async fn next(socket: &mut Socket) -> Option<Vec<u8>> {
 }
 
 /// Serves `runtime` on a loopback of this process' own.
-async fn serve(runtime: &Runtime) -> SocketAddr {
+pub async fn serve(runtime: &Runtime) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = node::router(runtime.clone());
@@ -52,50 +52,9 @@ async fn serve(runtime: &Runtime) -> SocketAddr {
     address
 }
 
-fn own_loopback() {
+pub fn own_loopback() {
     let netns = world::network_namespace("own");
     nix::sched::setns(fs::File::open(netns).unwrap(), nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-}
-
-pub fn attach() {
-    own_loopback();
-    run(async {
-        let runtime = runtime();
-        // It goes on when the test has attached, and told it so.
-        let script = "echo before; while ! [ -e /tmp/go ]; do sleep 0.02; done; echo out; echo err >&2; sleep 0.3; exit 3";
-        runtime.start_pod(pod("u10", RestartPolicy::Never, shell(script))).await.unwrap();
-        let begin = std::time::Instant::now();
-        while !log(&log_of("u10", 0)).contains("before") {
-            assert!(begin.elapsed() < WAIT);
-            tokio::task::yield_now().await;
-        }
-        let address = serve(&runtime).await;
-        let path = "/attach/default/web-0/main";
-        let refused = connect(address, &format!("{path}?input=1&output=1"), "v5.channel.k8s.io").await;
-        assert!(refused.as_ref().is_err_and(|text| text.contains("stdin: container \"main\" has none")));
-        let refused = connect(address, &format!("{path}?output=1&tty=1"), "v5.channel.k8s.io").await;
-        assert!(refused.as_ref().is_err_and(|text| text.contains("tty: ")));
-        let mut all =
-            connect(address, &format!("{path}?output=1&error=1"), "v5.channel.k8s.io").await.unwrap();
-        let mut out = connect(address, &format!("{path}?stdout=true"), "v4.channel.k8s.io").await.unwrap();
-        for socket in [&mut all, &mut out] {
-            assert_eq!(next(socket).await.unwrap(), [1], "the session stands");
-        }
-        let go = "/exec/default/web-0/main?output=1&command=touch&command=/tmp/go";
-        let mut exec = connect(address, go, "v5.channel.k8s.io").await.unwrap();
-        while next(&mut exec).await.is_some() {}
-        // What was written before is not told; the two streams are told apart.
-        assert_eq!(next(&mut all).await.unwrap(), b"\x01out\n");
-        assert_eq!(next(&mut all).await.unwrap(), b"\x02err\n");
-        assert_eq!(next(&mut out).await.unwrap(), b"\x01out\n");
-        for socket in [&mut all, &mut out] {
-            let status = next(socket).await.unwrap();
-            assert!(status.starts_with(b"\x03{") && status.ends_with(b"\"Success\"}"), "{status:?}");
-            assert_eq!(next(socket).await, None);
-        }
-        assert!(connect(address, &format!("{path}?output=1"), "v5.channel.k8s.io").await.is_err());
-        finish(&runtime, "u10").await;
-    });
 }
 
 fn echo_pod(uid: &str) -> minisvc_runtime::PodBundle {

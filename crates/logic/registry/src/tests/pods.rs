@@ -87,7 +87,7 @@ fn a_pod_runs_as_an_account_that_is_there() {
 fn what_kubectl_run_sends_is_taken() {
     let mut world = World::new();
     let sent = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"creationTimestamp": null, "labels": {"run": "p"}, "name": "p"},
-        "spec": {"containers": [{"image": "echo", "name": "p", "resources": {}, "stdin": false}], "dnsPolicy": "ClusterFirst",
+        "spec": {"containers": [{"image": "echo", "name": "p", "resources": {}, "stdin": true, "stdinOnce": true, "tty": true}], "dnsPolicy": "ClusterFirst",
                  "restartPolicy": "Always", "hostNetwork": false, "tolerations": [{"operator": "Exists"}]}, "status": {}});
     world.create(sent).unwrap();
 }

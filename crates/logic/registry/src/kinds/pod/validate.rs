@@ -35,7 +35,7 @@ const SPEC: [&str; 15] = [
 ];
 
 /// The same of a container.
-const CONTAINER: [&str; 10] = [
+const CONTAINER: [&str; 13] = [
     "args",
     "command",
     "env",
@@ -43,8 +43,11 @@ const CONTAINER: [&str; 10] = [
     "imagePullPolicy",
     "name",
     "ports",
+    "stdin",
+    "stdinOnce",
     "terminationMessagePath",
     "terminationMessagePolicy",
+    "tty",
     "workingDir",
 ];
 
