@@ -122,10 +122,17 @@ fn what_it_leaves_behind_is_taken_up(kubectl: &Kubectl<'_>) {
     );
 }
 
+/// `--cascade=foreground` returns when everything is gone, and not before.
 fn all_of_it_goes(kubectl: &Kubectl<'_>) {
-    kubectl.ok("delete deployment web");
-    eventually("everything it owned to go", LONG, || {
-        let left = [names(kubectl, "replicasets"), names(kubectl, "pods")].concat();
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    });
+    kubectl.ok("delete deployment web --cascade=foreground --timeout=60s");
+    assert_eq!([names(kubectl, "replicasets"), names(kubectl, "pods")].concat(), Vec::<String>::new());
+    // What a ConfigMap owns goes after it, of any kind.
+    kubectl.ok("create configmap owner");
+    let uid = kubectl.ok("get configmap owner -o jsonpath={.metadata.uid}");
+    let owned = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: owned\n  ownerReferences:\n  - {{apiVersion: v1, kind: ConfigMap, name: owner, uid: {uid}}}\n"
+    );
+    kubectl.of(&["create", "-f", "-"], &owned).ok();
+    kubectl.ok("delete configmap owner");
+    kubectl.ok("wait --for=delete secret/owned --timeout=30s");
 }

@@ -8,6 +8,8 @@ use minisvc_apimachinery::Status;
 pub(crate) enum Form {
     /// The objects.
     Object,
+    /// Of each object its metadata: `PartialObjectMetadata` of `meta.k8s.io` in this version.
+    Metadata(&'static str),
     /// A `meta.k8s.io` Table of this version, `v1` or `v1beta1`.
     Table(&'static str),
 }
@@ -29,10 +31,15 @@ pub(crate) fn form(headers: &HeaderMap) -> Result<Form, Status> {
         }
         let parameters: Vec<&str> = parts.collect();
         let value = |name: &str| parameters.iter().find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
-        match (value("as"), value("g"), value("v")) {
-            (None, _, _) => Some(Form::Object),
-            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Some(Form::Table("v1")),
-            (Some("Table"), Some("meta.k8s.io"), Some("v1beta1")) => Some(Form::Table("v1beta1")),
+        let Some(form) = value("as") else { return Some(Form::Object) };
+        let version = match (value("g")?, value("v")?) {
+            ("meta.k8s.io", "v1") => "v1",
+            ("meta.k8s.io", "v1beta1") => "v1beta1",
+            _ => return None,
+        };
+        match form {
+            "Table" => Some(Form::Table(version)),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Form::Metadata(version)),
             _ => None,
         }
     });
@@ -64,6 +71,8 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(of(kubectl), Some(Form::Table("v1")));
         assert_eq!(of("application/json;as=Table;g=meta.k8s.io;v=v1beta1"), Some(Form::Table("v1beta1")));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        assert_eq!(of(metadata), Some(Form::Metadata("v1")));
         assert_eq!(of("application/vnd.kubernetes.protobuf, application/json"), Some(Form::Object));
         assert_eq!(of("application/json;as=Unknown;v=v1;g=x, */*"), Some(Form::Object));
         assert_eq!(of("application/vnd.kubernetes.protobuf"), None);

@@ -153,6 +153,10 @@ pub(crate) fn get(
             let bytes = respond::served(target.resource, &stored.value);
             Ok(respond::bytes(StatusCode::OK, "application/json", bytes))
         }
+        Form::Metadata(version) => {
+            let bytes = respond::metadata(version, &stored.value);
+            Ok(respond::bytes(StatusCode::OK, "application/json", bytes))
+        }
         Form::Table(version) => {
             let table = table(target, version, &[stored], include(parameters)?)?;
             Ok(respond::json(StatusCode::OK, &table))
@@ -296,7 +300,7 @@ pub(crate) async fn list(
         }
     }
     match form {
-        Form::Object => Ok(respond::list(target.resource, &metadata, page.items)),
+        Form::Object | Form::Metadata(_) => Ok(respond::list(target.resource, form, &metadata, page.items)),
         Form::Table(version) => {
             let target = target.clone();
             // Rows are made from parsed objects, which may take long: not on a worker that serves others.

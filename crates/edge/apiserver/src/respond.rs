@@ -1,5 +1,6 @@
 //! Bodies of answers.
 
+use crate::accept::Form;
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures::stream;
@@ -61,13 +62,34 @@ pub(crate) fn served(resource: &Resource, stored: &Bytes) -> Bytes {
     }
 }
 
-/// A list: its metadata, then the stored bytes of the items as they are, chunk by chunk as the client takes them.
-pub(crate) fn list(resource: &'static Resource, metadata: &Value, items: Vec<Arc<Stored>>) -> Response {
-    let kind = json!(format!("{}List", resource.kind));
-    let head = format!(
-        "{{\"kind\":{kind},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
-        json!(resource.api_version())
-    );
+/// A stored object's metadata, as `PartialObjectMetadata`; the rest is not even read.
+pub(crate) fn metadata(version: &str, stored: &Bytes) -> Bytes {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        metadata: &'a serde_json::value::RawValue,
+    }
+    let metadata = match serde_json::from_slice::<Head<'_>>(stored) {
+        Ok(head) => head.metadata.get(),
+        Err(_) => "{}",
+    };
+    let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\"");
+    format!("{head},\"metadata\":{metadata}}}").into()
+}
+
+/// A list of objects as they are served, or of their metadata: chunk by chunk as the client takes them.
+pub(crate) fn list(
+    resource: &'static Resource,
+    form: Form,
+    about: &Value,
+    items: Vec<Arc<Stored>>,
+) -> Response {
+    let (kind, version) = match form {
+        Form::Metadata(version) => ("PartialObjectMetadata", format!("meta.k8s.io/{version}")),
+        Form::Object | Form::Table(_) => (resource.kind, resource.api_version()),
+    };
+    let (kind, version) = (json!(format!("{kind}List")), json!(version));
+    let head = format!("{{\"kind\":{kind},\"apiVersion\":{version},\"metadata\":{about},\"items\":[");
     let mut items = items.into_iter();
     let mut head = Some(head);
     let chunks = stream::iter(std::iter::from_fn(move || {
@@ -84,7 +106,11 @@ pub(crate) fn list(resource: &'static Resource, metadata: &Value, items: Vec<Arc
             if !std::mem::take(&mut first) {
                 chunk.push(b',');
             }
-            chunk.extend_from_slice(&served(resource, &item.value));
+            let item = match form {
+                Form::Metadata(version) => metadata(version, &item.value),
+                Form::Object | Form::Table(_) => served(resource, &item.value),
+            };
+            chunk.extend_from_slice(&item);
         }
         if items.len() == 0 {
             chunk.extend_from_slice(b"]}");
@@ -108,7 +134,7 @@ mod tests {
                 Arc::new(Stored { revision: n, value })
             };
             let metadata = json!({"resourceVersion": "5"});
-            let response = list(&PODS, &metadata, (0..count).map(item).collect());
+            let response = list(&PODS, Form::Object, &metadata, (0..count).map(item).collect());
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let value: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(value["items"].as_array().unwrap().len() as u64, count);

@@ -237,6 +237,9 @@ impl Watch {
             Form::Object => {
                 json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata})
             }
+            Form::Metadata(version) => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata})
+            }
             Form::Table(version) => json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": metadata, "columnDefinitions": [], "rows": []}),
         };
@@ -258,9 +261,10 @@ impl Watch {
     }
 
     fn line(&mut self, kind: &str, object: &Bytes, out: &mut Vec<u8>) {
-        let Form::Table(version) = self.form else {
-            write_line(kind, &respond::served(self.target.resource, object), out);
-            return;
+        let version = match self.form {
+            Form::Object => return write_line(kind, &respond::served(self.target.resource, object), out),
+            Form::Metadata(version) => return write_line(kind, &respond::metadata(version, object), out),
+            Form::Table(version) => version,
         };
         let Ok(object) = serde_json::from_slice::<Value>(object) else { return };
         let mut table =

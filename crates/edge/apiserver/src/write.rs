@@ -4,6 +4,7 @@
 //! follows from it.
 
 use crate::{
+    accept::Form,
     auth::{self, Asked, Guard, User},
     body::{self, Validation},
     manager,
@@ -244,7 +245,7 @@ impl Write<'_> {
         }
         let metadata = json!({"resourceVersion": self.store.view().revision().to_string()});
         let items = found.into_iter().map(|(_, stored)| stored).collect();
-        Ok(respond::list(resource, &metadata, items))
+        Ok(respond::list(resource, Form::Object, &metadata, items))
     }
 
     /// `DeleteOptions` from the body, with what the query adds.

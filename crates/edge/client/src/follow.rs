@@ -10,7 +10,7 @@ use crate::{
     ApiClient,
     fold::{Folded, Relist},
 };
-use futures::{StreamExt, future::BoxFuture};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     coordination::v1::Lease,
@@ -20,6 +20,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
+    core::PartialObjectMeta,
     runtime::watcher::{self, Error as WatcherError, watcher},
 };
 use minisvc_apimachinery::{Snapshot, Synced, snapshot::Objects};
@@ -73,6 +74,7 @@ pub enum Kind {
 struct Selector {
     labels: Option<String>,
     fields: Option<String>,
+    metadata_only: bool,
 }
 
 /// Which objects a reader wants.
@@ -85,6 +87,12 @@ impl Interest {
     /// All objects of these kinds.
     pub fn new(kinds: impl IntoIterator<Item = Kind>) -> Self {
         Self { kinds: kinds.into_iter().map(|kind| (kind, Selector::default())).collect() }
+    }
+
+    /// Of all objects of these kinds the metadata alone: the rest of each is empty, and is never sent.
+    pub fn in_metadata_of(kinds: impl IntoIterator<Item = Kind>) -> Self {
+        let selector = Selector { metadata_only: true, ..Selector::default() };
+        Self { kinds: kinds.into_iter().map(|kind| (kind, selector.clone())).collect() }
     }
 
     /// Of the Pods, only those of one node (`spec.nodeName`).
@@ -213,61 +221,72 @@ fn follow_kind(
     let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
     config.label_selector.clone_from(&selector.labels);
     config.field_selector.clone_from(&selector.fields);
+    let config = (config, selector.metadata_only);
     let kube = client.kube();
     match kind {
-        Kind::Namespaces => {
-            Box::pin(run::<Namespace>(Api::all(kube), config, kind, shared, |s, o| s.namespaces = o))
-        }
-        Kind::Nodes => Box::pin(run::<Node>(Api::all(kube), config, kind, shared, |s, o| s.nodes = o)),
-        Kind::Pods => Box::pin(run::<Pod>(Api::all(kube), config, kind, shared, |s, o| s.pods = o)),
+        Kind::Namespaces => Box::pin(run::<Namespace>(kube, config, kind, shared, |s, o| s.namespaces = o)),
+        Kind::Nodes => Box::pin(run::<Node>(kube, config, kind, shared, |s, o| s.nodes = o)),
+        Kind::Pods => Box::pin(run::<Pod>(kube, config, kind, shared, |s, o| s.pods = o)),
         Kind::Deployments => {
-            Box::pin(run::<Deployment>(Api::all(kube), config, kind, shared, |s, o| s.deployments = o))
+            Box::pin(run::<Deployment>(kube, config, kind, shared, |s, o| s.deployments = o))
         }
         Kind::ReplicaSets => {
-            Box::pin(run::<ReplicaSet>(Api::all(kube), config, kind, shared, |s, o| s.replica_sets = o))
+            Box::pin(run::<ReplicaSet>(kube, config, kind, shared, |s, o| s.replica_sets = o))
         }
-        Kind::Services => {
-            Box::pin(run::<Service>(Api::all(kube), config, kind, shared, |s, o| s.services = o))
-        }
-        Kind::Endpoints => {
-            Box::pin(run::<Endpoints>(Api::all(kube), config, kind, shared, |s, o| s.endpoints = o))
-        }
-        Kind::EndpointSlices => {
-            Box::pin(run::<EndpointSlice>(Api::all(kube), config, kind, shared, |s, o| {
-                s.endpoint_slices = o;
-            }))
-        }
-        Kind::Ingresses => {
-            Box::pin(run::<Ingress>(Api::all(kube), config, kind, shared, |s, o| s.ingresses = o))
-        }
-        Kind::IngressClasses => {
-            Box::pin(run::<IngressClass>(Api::all(kube), config, kind, shared, |s, o| {
-                s.ingress_classes = o;
-            }))
-        }
-        Kind::Secrets => Box::pin(run::<Secret>(Api::all(kube), config, kind, shared, |s, o| s.secrets = o)),
-        Kind::Leases => Box::pin(run::<Lease>(Api::all(kube), config, kind, shared, |s, o| s.leases = o)),
-        Kind::ServiceAccounts => {
-            Box::pin(run::<ServiceAccount>(Api::all(kube), config, kind, shared, |s, o| {
-                s.service_accounts = o;
-            }))
-        }
-        Kind::ConfigMaps => {
-            Box::pin(run::<ConfigMap>(Api::all(kube), config, kind, shared, |s, o| s.config_maps = o))
-        }
+        Kind::Services => Box::pin(run::<Service>(kube, config, kind, shared, |s, o| s.services = o)),
+        Kind::Endpoints => Box::pin(run::<Endpoints>(kube, config, kind, shared, |s, o| s.endpoints = o)),
+        Kind::EndpointSlices => Box::pin(run::<EndpointSlice>(kube, config, kind, shared, |s, o| {
+            s.endpoint_slices = o;
+        })),
+        Kind::Ingresses => Box::pin(run::<Ingress>(kube, config, kind, shared, |s, o| s.ingresses = o)),
+        Kind::IngressClasses => Box::pin(run::<IngressClass>(kube, config, kind, shared, |s, o| {
+            s.ingress_classes = o;
+        })),
+        Kind::Secrets => Box::pin(run::<Secret>(kube, config, kind, shared, |s, o| s.secrets = o)),
+        Kind::Leases => Box::pin(run::<Lease>(kube, config, kind, shared, |s, o| s.leases = o)),
+        Kind::ServiceAccounts => Box::pin(run::<ServiceAccount>(kube, config, kind, shared, |s, o| {
+            s.service_accounts = o;
+        })),
+        Kind::ConfigMaps => Box::pin(run::<ConfigMap>(kube, config, kind, shared, |s, o| s.config_maps = o)),
+    }
+}
+
+/// An object of which only the metadata came.
+fn bare<T: kube::Resource + Default>(event: watcher::Event<PartialObjectMeta<T>>) -> watcher::Event<T> {
+    let whole = |partial: PartialObjectMeta<T>| {
+        let mut object = T::default();
+        *object.meta_mut() = partial.metadata;
+        object
+    };
+    match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(partial) => watcher::Event::InitApply(whole(partial)),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::Apply(partial) => watcher::Event::Apply(whole(partial)),
+        watcher::Event::Delete(partial) => watcher::Event::Delete(whole(partial)),
     }
 }
 
 async fn run<T>(
-    api: Api<T>,
-    config: watcher::Config,
+    client: kube::Client,
+    (config, metadata_only): (watcher::Config, bool),
     kind: Kind,
     shared: Arc<Shared>,
     show: fn(&mut Snapshot, Objects<T>),
 ) where
-    T: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+    T: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Default
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
-    let mut events = std::pin::pin!(watcher(api, config));
+    let mut events = match metadata_only {
+        true => watcher(Api::<PartialObjectMeta<T>>::all(client), config).map_ok(bare).boxed(),
+        false => watcher(Api::<T>::all(client), config).boxed(),
+    };
     let mut relist = Relist::default();
     let mut staged = Objects::new();
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);

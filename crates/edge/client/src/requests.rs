@@ -42,12 +42,14 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// Seconds a Pod gets to end; 0: at once.
     pub grace_seconds: Option<i64>,
+    /// Whether what it owns goes before it.
+    pub foreground: bool,
 }
 
 impl DeleteOptions {
     fn body(&self) -> Value {
-        let mut body =
-            json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background" });
+        let policy = if self.foreground { "Foreground" } else { "Background" };
+        let mut body = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy });
         if self.uid.is_some() || self.resource_version.is_some() {
             let mut preconditions = json!({});
             if let Some(uid) = &self.uid {

@@ -81,6 +81,7 @@ async fn carry_out(client: &ApiClient, write: &Write) -> Result<Outcome, ClientE
                 uid: Some(how.uid.clone()).filter(|uid| !uid.is_empty()),
                 resource_version: how.version.clone(),
                 grace_seconds: how.grace_seconds,
+                foreground: how.foreground,
             };
             client.delete(resource, key, &options).await.map(|_| Outcome::Gone)
         }

@@ -86,6 +86,8 @@ pub struct Manager {
     client: ApiClient,
     config: ManagerConfig,
     follower: minisvc_client::Follower,
+    /// What only the garbage collector looks at.
+    rest: minisvc_client::Follower,
     ready: watch::Sender<bool>,
     health: Health,
 }
@@ -109,9 +111,10 @@ impl Manager {
         ])
         .with_fields(Kind::ConfigMaps, &format!("metadata.name={}", service_account::ROOT_CA));
         let follower = follow(&client, &interest);
+        let rest = follow(&client, &Interest::in_metadata_of([Kind::ConfigMaps, Kind::Secrets]));
         let (ready, receiver) = watch::channel(false);
         let health = Health { ready: receiver, contact: follower.contact() };
-        Self { client, config, follower, ready, health }
+        Self { client, config, follower, rest, ready, health }
     }
 
     /// Tells whether the loops run.
@@ -123,6 +126,7 @@ impl Manager {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut snapshots = self.follower.snapshots();
+        let mut rest = self.rest.snapshots();
         let contact = self.follower.contact();
         let (notices, receiver) = mpsc::channel(NOTICES_MAX);
         let recorder = events::Recorder::new(self.client.clone(), "minisvc-manager", &self.config.node_name);
@@ -136,11 +140,13 @@ impl Manager {
                 biased;
                 () = &mut shutdown => return,
                 changed = snapshots.changed() => if changed.is_err() { return },
+                changed = rest.changed() => if changed.is_err() { return },
                 () = rounds.landed() => {}
                 _ = tick.tick() => {}
             }
             let Some(snapshot) = snapshots.borrow_and_update().as_ref().map(Arc::clone) else { continue };
             let blind = contact.age() > BLIND_AFTER || contact.problem().is_some();
+            rounds.see_rest(rest.borrow_and_update().clone());
             rounds.round(&snapshot, blind, Instant::now());
             if rounds.is_bootstrapped() {
                 self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));

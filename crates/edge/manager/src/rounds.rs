@@ -130,6 +130,8 @@ pub(crate) struct Rounds {
     seen: Observations,
     clock: Option<Timestamp>,
     turns: BTreeMap<Controller, Turn>,
+    /// Metadata of the kinds that only the garbage collector looks at; none before they were listed.
+    rest: Option<Arc<Synced<Snapshot>>>,
     services: Services,
     workloads: Workloads,
     bootstrapped: bool,
@@ -150,9 +152,22 @@ impl Rounds {
             seen: Observations::default(),
             clock: None,
             turns: BTreeMap::new(),
+            rest: None,
             services: Services::default(),
             workloads: Workloads::default(),
             bootstrapped: false,
+        }
+    }
+
+    /// Takes the newest metadata of the kinds that only the garbage collector looks at.
+    pub(crate) fn see_rest(&mut self, rest: Option<Arc<Synced<Snapshot>>>) {
+        let same = match (&self.rest, &rest) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        if !same {
+            self.rest = rest;
+            self.turns.entry(Controller::Garbage).and_modify(|turn| turn.again = true);
         }
     }
 
@@ -268,7 +283,10 @@ impl Rounds {
             Controller::Namespace => namespace::plan(snapshot),
             Controller::ServiceAccount => service_account::plan(snapshot),
             Controller::RootCa => service_account::plan_root_ca(snapshot, &config.ca),
-            Controller::Garbage => garbage::plan(snapshot),
+            Controller::Garbage => match &self.rest {
+                Some(rest) => garbage::plan(snapshot, rest),
+                None => Plan::default(),
+            },
             // Planned object by object.
             Controller::EndpointSlice
             | Controller::Endpoints

@@ -1,25 +1,30 @@
-//! Objects whose owners are all gone are deleted (source: kubernetes pkg/controller/garbagecollector).
+//! What owners leave to be done (source: kubernetes pkg/controller/garbagecollector): objects whose owners are all gone
+//! are deleted; an owner that is deleted in the foreground waits until what blocks it is deleted.
 //!
-//! An owner of a kind that is not in the snapshot may exist elsewhere, so its objects are left alone. The snapshot's
-//! kinds are not equally new: each deletion is made only if the server has none of the owners either.
+//! An owner of a kind that is not in the snapshots may exist elsewhere, so its objects are left alone. The snapshots'
+//! kinds are not equally new: each write is made only to the version of the object that was decided on, and an orphan is
+//! deleted only if the server has none of the owners either.
 
 use crate::{
-    objects::uid,
+    objects::{uid, version_guard},
     plan::{Deletion, Owner, Plan, Write},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use minisvc_apimachinery::{
     ObjectKey, Resource, Snapshot,
     resource::{
-        self, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, INGRESSES, LEASES, NAMESPACES, NODES, PODS,
-        REPLICA_SETS, SERVICE_ACCOUNTS, SERVICES,
+        self, CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, INGRESSES, LEASES,
+        NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
     },
 };
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-/// Kinds of which the snapshot holds every object: what is not there does not exist.
-pub const FOLLOWED: [&Resource; 11] = [
+/// Kinds of which `main` holds every object: what is not there does not exist.
+pub const FOLLOWED: [&Resource; 12] = [
     &DEPLOYMENTS,
     &ENDPOINTS,
+    &INGRESS_CLASSES,
     &NAMESPACES,
     &NODES,
     &PODS,
@@ -30,18 +35,151 @@ pub const FOLLOWED: [&Resource; 11] = [
     &ENDPOINT_SLICES,
     &INGRESSES,
 ];
+/// Kinds of which `rest` holds every object's metadata, for this alone.
+pub const METADATA_ONLY: [&Resource; 2] = [&CONFIG_MAPS, &SECRETS];
 
-/// Plans the deletion of everything whose owners are all gone.
-pub fn plan(snapshot: &Snapshot) -> Plan {
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// The objects there are, in two snapshots.
+struct Objects<'a> {
+    main: &'a Snapshot,
+    rest: &'a Snapshot,
+}
+
+impl<'a> Objects<'a> {
+    /// Metadata of an object; none as well for a kind of which we do not know every object.
+    fn meta(&self, kind: &Resource, key: &ObjectKey) -> Option<&'a ObjectMeta> {
+        let snapshot = if METADATA_ONLY.contains(&kind) { self.rest } else { self.main };
+        snapshot.meta(kind, key)
+    }
+
+    fn each(&self, mut visit: impl FnMut(&'static Resource, &'a ObjectKey, &'a ObjectMeta)) {
+        self.main.each_meta(|kind, key, meta| {
+            if FOLLOWED.contains(&kind) {
+                visit(kind, key, meta);
+            }
+        });
+        self.rest.each_meta(|kind, key, meta| {
+            if METADATA_ONLY.contains(&kind) {
+                visit(kind, key, meta);
+            }
+        });
+    }
+
+    /// The owner that a reference of an object names, if we would know of it: its name, and its metadata if it is there.
+    fn owner(
+        &self,
+        child: &ObjectKey,
+        reference: &OwnerReference,
+    ) -> Option<(Owner, Option<&'a ObjectMeta>)> {
+        let resource = resource::by_kind(&reference.api_version, &reference.kind)?;
+        if !FOLLOWED.contains(&resource) && !METADATA_ONLY.contains(&resource) {
+            return None;
+        }
+        let key = if resource.namespaced {
+            ObjectKey::new(child.namespace.as_str(), reference.name.as_str())
+        } else {
+            ObjectKey::cluster(reference.name.as_str())
+        };
+        let meta = self.meta(resource, &key).filter(|meta| uid(meta) == reference.uid);
+        Some((Owner { resource, key, uid: reference.uid.clone() }, meta))
+    }
+}
+
+/// An object that others own.
+#[derive(Clone, Copy)]
+struct Dependent<'a> {
+    resource: &'static Resource,
+    key: &'a ObjectKey,
+    meta: &'a ObjectMeta,
+    blocks: bool,
+}
+
+/// Plans the deletion of everything whose owners are all gone, and what owners in the foreground wait for.
+pub fn plan(main: &Snapshot, rest: &Snapshot) -> Plan {
+    let objects = Objects { main, rest };
     let mut plan = Plan::default();
-    snapshot.each_meta(|resource, key, meta| {
-        plan.writes.extend(orphan(snapshot, resource, key, meta));
+    let mut waiting = Vec::new();
+    objects.each(|resource, key, meta| {
+        plan.writes.extend(orphan(&objects, resource, key, meta));
+        if waits(meta) {
+            waiting.push((resource, key, meta));
+        }
     });
+    if waiting.is_empty() {
+        return plan;
+    }
+    let dependents = dependents(&objects);
+    for (resource, key, meta) in waiting {
+        let mine = dependents.get(uid(meta)).map(Vec::as_slice).unwrap_or_default();
+        if !mine.iter().any(|dependent| dependent.blocks) {
+            plan.writes.push(lift(resource, key, meta));
+            continue;
+        }
+        for dependent in mine.iter().filter(|dependent| dependent.meta.deletion_timestamp.is_none()) {
+            plan.writes.push(dispose(&objects, &dependents, dependent));
+        }
+    }
     plan
 }
 
+/// Whether an object that is being deleted waits for what it owns.
+fn waits(meta: &ObjectMeta) -> bool {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    meta.deletion_timestamp.is_some() && finalizers.iter().any(|finalizer| finalizer == FOREGROUND)
+}
+
+/// Every object that is owned, by the UID of the owner.
+fn dependents<'a>(objects: &Objects<'a>) -> BTreeMap<&'a str, Vec<Dependent<'a>>> {
+    let mut dependents: BTreeMap<&str, Vec<Dependent<'_>>> = BTreeMap::new();
+    objects.each(|resource, key, meta| {
+        for reference in meta.owner_references.iter().flatten() {
+            let blocks = reference.block_owner_deletion == Some(true);
+            dependents.entry(&reference.uid).or_default().push(Dependent { resource, key, meta, blocks });
+        }
+    });
+    dependents
+}
+
+/// Lets an owner go.
+fn lift(resource: &'static Resource, key: &ObjectKey, meta: &ObjectMeta) -> Write {
+    let mut guard = version_guard(meta);
+    let finalizers = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != FOREGROUND);
+    guard["finalizers"] = finalizers.cloned().collect::<Vec<String>>().into();
+    Write::Patch { resource, key: key.clone(), subresource: None, patch: json!({ "metadata": guard }) }
+}
+
+/// Deletes what a waiting owner waits for: before it, what it owns itself. One that has another owner is only taken
+/// from those that wait.
+fn dispose(
+    objects: &Objects<'_>,
+    dependents: &BTreeMap<&str, Vec<Dependent<'_>>>,
+    dependent: &Dependent<'_>,
+) -> Write {
+    let Dependent { resource, key, meta, .. } = *dependent;
+    // An owner that we cannot know of counts as one that stays.
+    let stays = |reference: &&OwnerReference| match objects.owner(key, reference) {
+        None => true,
+        Some((_, owner)) => owner.is_some_and(|owner| !waits(owner)),
+    };
+    let kept: Vec<Value> = meta.owner_references.iter().flatten().filter(stays).map(|r| json!(r)).collect();
+    if !kept.is_empty() {
+        let mut guard = version_guard(meta);
+        guard["ownerReferences"] = kept.into();
+        let patch = json!({ "metadata": guard });
+        return Write::Patch { resource, key: key.clone(), subresource: None, patch };
+    }
+    let how = Deletion {
+        uid: uid(meta).to_owned(),
+        version: meta.resource_version.clone(),
+        foreground: dependents.contains_key(uid(meta)),
+        ..Deletion::default()
+    };
+    Write::Delete { resource, key: key.clone(), how }
+}
+
 fn orphan(
-    snapshot: &Snapshot,
+    objects: &Objects<'_>,
     resource: &'static Resource,
     key: &ObjectKey,
     meta: &ObjectMeta,
@@ -50,8 +188,9 @@ fn orphan(
     if meta.deletion_timestamp.is_some() {
         return None;
     }
-    let owners: Vec<Owner> =
-        references.iter().map(|reference| gone(snapshot, key, reference)).collect::<Option<_>>()?;
+    let gone =
+        |reference| objects.owner(key, reference).filter(|(_, meta)| meta.is_none()).map(|(owner, _)| owner);
+    let owners: Vec<Owner> = references.iter().map(gone).collect::<Option<_>>()?;
     let how = Deletion {
         uid: uid(meta).to_owned(),
         // An owner that left it behind on purpose took the reference out: what was decided on it does not hold then.
@@ -62,41 +201,83 @@ fn orphan(
     Some(Write::Delete { resource, key: key.clone(), how })
 }
 
-/// The owner, if the snapshot should hold it and does not.
-fn gone(snapshot: &Snapshot, child: &ObjectKey, reference: &OwnerReference) -> Option<Owner> {
-    let resource = resource::by_kind(&reference.api_version, &reference.kind)?;
-    let key = if resource.namespaced {
-        ObjectKey::new(child.namespace.as_str(), reference.name.as_str())
-    } else {
-        ObjectKey::cluster(reference.name.as_str())
-    };
-    if !FOLLOWED.contains(&resource) {
-        return None;
-    }
-    let there = snapshot.meta(resource, &key).is_some_and(|meta| uid(meta) == reference.uid);
-    (!there).then(|| Owner { resource, key, uid: reference.uid.clone() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::world::World;
-    use serde_json::json;
+    use minisvc_apimachinery::resource::{EVENTS, RESOURCES};
+
+    fn plan(world: &World) -> Plan {
+        super::plan(&world.snapshot, &world.snapshot)
+    }
+
+    fn reference(kind: &str, name: &str, uid: &str) -> Value {
+        let version = if kind == "ReplicaSet" || kind == "DaemonSet" { "apps/v1" } else { "v1" };
+        json!({ "apiVersion": version, "kind": kind, "name": name, "uid": uid, "blockOwnerDeletion": true })
+    }
+
+    fn owned(name: &str, owners: Value) -> Value {
+        json!({ "metadata": { "namespace": "default", "name": name, "uid": name, "ownerReferences": owners } })
+    }
+
+    #[test]
+    fn every_kind_but_events_is_looked_at() {
+        for kind in RESOURCES.iter().filter(|kind| kind.stored() != &EVENTS) {
+            assert!(FOLLOWED.contains(kind) || METADATA_ONLY.contains(kind), "{}", kind.kind);
+        }
+    }
 
     #[test]
     fn what_lost_all_its_owners_goes_and_unknown_owners_protect() {
         let mut world = World::default();
-        let owned = |name: &str, owners: serde_json::Value| json!({ "metadata": { "namespace": "default", "name": name, "ownerReferences": owners }, "spec": { "containers": [] } });
         world.add(&SERVICES, json!({ "metadata": { "namespace": "default", "name": "web", "uid": "s1" } }));
-        let service = |uid: &str| json!({ "apiVersion": "v1", "kind": "Service", "name": "web", "uid": uid });
-        let unknown = json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": "d" });
-        world.add(&PODS, owned("kept", json!([service("s1")])));
-        world.add(&PODS, owned("other-owner-lives", json!([service("s0"), service("s1")])));
-        world.add(&PODS, owned("unknown", json!([service("s0"), unknown])));
-        world.add(&PODS, owned("gone", json!([service("s0")])));
-        let planned = plan(&world.snapshot);
+        let service = |uid: &str| reference("Service", "web", uid);
+        world.add(&CONFIG_MAPS, owned("kept", json!([service("s1")])));
+        world.add(&CONFIG_MAPS, owned("other-owner-lives", json!([service("s0"), service("s1")])));
+        let unknown = reference("DaemonSet", "web", "d");
+        world.add(&CONFIG_MAPS, owned("unknown", json!([service("s0"), unknown])));
+        world.add(&CONFIG_MAPS, owned("gone", json!([service("s0")])));
+        let planned = plan(&world);
         let [Write::Delete { key, how, .. }] = planned.writes.as_slice() else { panic!("{planned:?}") };
         assert_eq!((key.name.as_str(), how.unless_exists[0].uid.as_str()), ("gone", "s0"));
-        assert_eq!(how.version, world.snapshot.pods[key].metadata.resource_version);
+        assert_eq!(how.version, world.snapshot.config_maps[key].metadata.resource_version);
+    }
+
+    #[test]
+    fn an_owner_in_the_foreground_waits_for_what_blocks_it() {
+        let mut world = World::default();
+        let mut set = owned("set", Value::Null);
+        set["metadata"]["finalizers"] = json!([FOREGROUND, "x/y"]);
+        set["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        set["spec"] = json!({ "selector": {} });
+        world.add(&REPLICA_SETS, set);
+        world.add(&SERVICES, json!({ "metadata": { "namespace": "default", "name": "web", "uid": "s1" } }));
+        let set = reference("ReplicaSet", "set", "set");
+        let pod = |owners: Value| {
+            let mut pod = owned("pod", owners);
+            pod["spec"] = json!({ "containers": [] });
+            pod
+        };
+        world.add(&PODS, pod(json!([set])));
+        world.add(&CONFIG_MAPS, owned("of-pod", json!([reference("Pod", "pod", "pod")])));
+        world.add(&SECRETS, owned("shared", json!([set, reference("Service", "web", "s1")])));
+        let planned = plan(&world);
+        let [Write::Delete { how, .. }, Write::Patch { key, patch, .. }] = planned.writes.as_slice() else {
+            panic!("{planned:?}")
+        };
+        assert!(how.foreground, "it owns something itself");
+        assert_eq!(key.name, "shared");
+        assert_eq!(
+            patch["metadata"]["ownerReferences"].as_array().unwrap().len(),
+            1,
+            "its other owner stays"
+        );
+
+        world.remove(&PODS, &ObjectKey::new("default", "pod"));
+        world.remove(&SECRETS, &ObjectKey::new("default", "shared"));
+        world.remove(&CONFIG_MAPS, &ObjectKey::new("default", "of-pod"));
+        let planned = plan(&world);
+        let [Write::Patch { patch, .. }] = planned.writes.as_slice() else { panic!("{planned:?}") };
+        assert_eq!(patch["metadata"]["finalizers"], json!(["x/y"]));
     }
 }

@@ -5,7 +5,7 @@
 //! ([`Observations::blind`]): a node is never declared dead for what we missed.
 
 use crate::{
-    objects::{node_condition, node_of, pod_condition, uid, version_guard},
+    objects::{is_over, node_condition, node_of, pod_is_ready, uid, version_guard},
     plan::{Deletion, Notice, Owner, Plan, Write},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -20,6 +20,7 @@ use minisvc_apimachinery::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NODE_LEASES: &str = "kube-node-lease";
 
 /// When a node is taken for dead, and what follows.
@@ -104,9 +105,10 @@ pub fn plan(snapshot: &Snapshot, seen: &Observations, grace: &Grace, now: Timest
         let node_key = ObjectKey::cluster(node_name);
         match snapshot.nodes.get(&node_key) {
             None => plan.writes.extend(homeless(key, pod, node_key, seen, grace, now)),
-            Some(node) => {
-                plan.writes.extend(stranded(key, pod, node, seen.silent(node_name, now, grace), grace, now))
+            Some(node) if seen.silent(node_name, now, grace) => {
+                stranded(key, pod, node, grace, now, &mut plan);
             }
+            Some(_) => {}
         }
     }
     plan
@@ -151,28 +153,54 @@ fn remove(key: &ObjectKey, pod: &Pod, unless_exists: Vec<Owner>) -> Write {
     Write::Delete { resource: &PODS, key: key.clone(), how }
 }
 
-fn stranded(
-    key: &ObjectKey,
-    pod: &Pod,
-    node: &Node,
-    silent: bool,
-    grace: &Grace,
-    now: Timestamp,
-) -> Option<Write> {
-    let unknown = node_condition(node, "Ready").is_some_and(|condition| condition.status == "Unknown");
+/// A Pod of a silent node: it is not ready; once it tolerates that no longer it is asked to go, and once it should have
+/// gone it is removed.
+fn stranded(key: &ObjectKey, pod: &Pod, node: &Node, grace: &Grace, now: Timestamp, plan: &mut Plan) {
+    let unknown = node_condition(node, "Ready").filter(|condition| condition.status == "Unknown");
     // A Pod's deletionTimestamp is when its own grace period ends.
     let overdue = pod
         .metadata
         .deletion_timestamp
         .as_ref()
         .is_some_and(|Time(at)| now.duration_since(*at) >= grace.terminating);
-    if silent && unknown && overdue {
-        return Some(remove(key, pod, Vec::new()));
+    let since = unknown.and_then(|condition| condition.last_transition_time.as_ref());
+    let silent_seconds = since.map(|Time(since)| now.duration_since(*since).as_secs());
+    if unknown.is_some() && overdue {
+        plan.writes.push(remove(key, pod, Vec::new()));
+    } else if pod_is_ready(pod) {
+        plan.writes.extend(not_ready(key, pod, now));
+    } else if silent_seconds.is_some_and(|seconds| !tolerates(pod, seconds))
+        && pod.metadata.deletion_timestamp.is_none()
+        && !is_over(pod)
+    {
+        plan.notices.push(Notice {
+            resource: &PODS,
+            key: key.clone(),
+            uid: uid(&pod.metadata).to_owned(),
+            warning: false,
+            reason: "TaintManagerEviction",
+            message: format!("Marking for deletion Pod {key}"),
+            with_write: Some((&PODS, key.clone())),
+        });
+        plan.writes.push(Write::delete(&PODS, key, &pod.metadata));
     }
-    let ready = pod_condition(pod, "Ready").is_some_and(|condition| condition.status == "True");
-    if !(silent && ready) {
-        return None;
-    }
+}
+
+/// Whether a Pod stays on a node that has been silent for so long: without a toleration not at all, with one that says
+/// no time for ever (`tolerationSeconds` of `node.kubernetes.io/unreachable`).
+fn tolerates(pod: &Pod, seconds: i64) -> bool {
+    let spec = pod.spec.as_ref();
+    let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    tolerations.iter().any(|toleration| {
+        let key = toleration.key.as_deref().unwrap_or_default();
+        let effect = toleration.effect.as_deref().unwrap_or_default();
+        [UNREACHABLE, ""].contains(&key)
+            && ["NoExecute", ""].contains(&effect)
+            && toleration.toleration_seconds.is_none_or(|most| seconds < most)
+    })
+}
+
+fn not_ready(key: &ObjectKey, pod: &Pod, now: Timestamp) -> Option<Write> {
     let mut conditions = pod.status.as_ref()?.conditions.clone()?;
     for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
         condition.status = "False".to_owned();

@@ -116,7 +116,10 @@ impl World {
     pub fn pod(&mut self, name: &str, app: &str, node: Option<&str>, address: Option<&str>) {
         let mut object = json!({
             "metadata": { "namespace": "default", "name": name, "labels": { "app": app } },
-            "spec": { "containers": [{ "name": "c", "ports": [{ "name": "http", "containerPort": 8080 }] }] },
+            "spec": {
+                "containers": [{ "name": "c", "ports": [{ "name": "http", "containerPort": 8080 }] }],
+                "tolerations": [{ "key": "node.kubernetes.io/unreachable", "operator": "Exists" }],
+            },
             "status": { "phase": "Pending" },
         });
         if let Some(node) = node {

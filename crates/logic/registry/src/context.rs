@@ -89,6 +89,8 @@ pub enum Propagation {
     /// The garbage collector deletes them afterwards.
     #[default]
     Background,
+    /// The garbage collector deletes them first: the object stays until those that block it are gone.
+    Foreground,
     /// They lose the reference to their owner, in the same commit.
     Orphan,
 }
@@ -100,8 +102,8 @@ pub struct DeleteOptions {
     pub grace_period_seconds: Option<i64>,
     /// What must hold.
     pub preconditions: Preconditions,
-    /// What becomes of owned objects.
-    pub propagation: Propagation,
+    /// What becomes of owned objects; none: what the object's finalizers say.
+    pub propagation: Option<Propagation>,
     /// Whether nothing may be changed.
     pub dry_run: bool,
 }
@@ -122,14 +124,13 @@ impl DeleteOptions {
             (Some(_), Some(_)) => {
                 return Err("orphanDependents and propagationPolicy: only one of them may be set".to_owned());
             }
-            (None, Some(true)) | (Some("Orphan"), None) => Propagation::Orphan,
-            (None, Some(false) | None) | (Some("Background"), None) => Propagation::Background,
-            (Some("Foreground"), None) => {
-                return Err("propagationPolicy: \"Foreground\" is not supported by minisvc yet".to_owned());
-            }
+            (None, None) => None,
+            (None, Some(true)) | (Some("Orphan"), None) => Some(Propagation::Orphan),
+            (None, Some(false)) | (Some("Background"), None) => Some(Propagation::Background),
+            (Some("Foreground"), None) => Some(Propagation::Foreground),
             (Some(other), None) => {
                 return Err(format!(
-                    "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Orphan\""
+                    "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
                 ));
             }
         };

@@ -13,6 +13,10 @@ use minisvc_apimachinery::{
 };
 use serde_json::Value;
 
+/// Finalizers of the garbage collector.
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
 /// Deletes an object, or begins to.
 ///
 /// An object that has a grace period (a Pod on a node) or finalizers stays, with `metadata.deletionTimestamp` set;
@@ -37,8 +41,10 @@ pub fn delete(
     }
     let dry_run = ctx.dry_run || options.dry_run;
     let grace = strategy.grace(&old, options.grace_period_seconds);
-    let held = !items(&old, "/metadata/finalizers").is_empty() || strategy.is_held_back(&old);
-    let released = if options.propagation == Propagation::Orphan { orphan(view, &old) } else { Vec::new() };
+    let mut new = old.clone();
+    let propagation = settle(&mut new, options.propagation);
+    let held = !items(&new, "/metadata/finalizers").is_empty() || strategy.is_held_back(&old);
+    let released = if propagation == Propagation::Orphan { orphan(view, &old) } else { Vec::new() };
     let subject = Subject { resource: r, key, cluster: ctx.cluster };
     if grace.unwrap_or(0) == 0 && !held {
         let mut outcome = remove(ctx, view, &subject, old.clone(), &old, released)?;
@@ -47,14 +53,36 @@ pub fn delete(
         }
         return Ok(outcome.served_as(asked));
     }
-    let mut new = old.clone();
     if at(&old, "/metadata/deletionTimestamp").is_none() {
         begin(ctx.now, &mut new, grace);
         strategy.mark_terminating(&mut new);
-    } else if !shorten(&mut new, grace) {
+    } else if !shorten(&mut new, grace) && new == old {
         return Ok(Outcome::unchanged(old).served_as(asked));
     }
     Ok(Outcome::put(r.storage_key(key), new, released, dry_run).served_as(asked))
+}
+
+/// Brings the finalizers by which the garbage collector works in line with what is asked for; what is asked for.
+/// Owned objects lose their owner in the commit of the delete itself, so `orphan` is never kept.
+fn settle(object: &mut Value, asked: Option<Propagation>) -> Propagation {
+    let before: Vec<&str> = items(object, "/metadata/finalizers").iter().filter_map(Value::as_str).collect();
+    let said = || match () {
+        () if before.contains(&ORPHAN) => Propagation::Orphan,
+        () if before.contains(&FOREGROUND) => Propagation::Foreground,
+        () => Propagation::Background,
+    };
+    let asked = asked.unwrap_or_else(said);
+    let mut after: Vec<&str> =
+        before.iter().copied().filter(|finalizer| ![ORPHAN, FOREGROUND].contains(finalizer)).collect();
+    if asked == Propagation::Foreground {
+        after.push(FOREGROUND);
+    }
+    let same = after.len() == before.len() && after.iter().all(|finalizer| before.contains(finalizer));
+    if !same {
+        let after = Value::from(after);
+        set(object, "metadata", "finalizers", after);
+    }
+    asked
 }
 
 fn check_preconditions(

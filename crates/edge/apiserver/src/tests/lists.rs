@@ -38,6 +38,29 @@ async fn lists_are_selected() {
 }
 
 #[tokio::test]
+async fn whoever_wants_only_metadata_gets_no_more() {
+    let server = Server::start().await;
+    let mut admin = server.admin().await;
+    admin.post(CONFIG_MAPS, &config_map("a", json!({"app": "x"}))).await.expect(201);
+    let accept = |form: &str| format!("application/json;as={form};g=meta.k8s.io;v=v1");
+    let mut bare = server.admin().await.accept(&accept("PartialObjectMetadataList"));
+    let list = bare.get(CONFIG_MAPS).await.expect(200);
+    assert_eq!(
+        (&list["kind"], &list["apiVersion"]),
+        (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1"))
+    );
+    let item = &list["items"][0];
+    assert_eq!(
+        (&item["kind"], &item["metadata"]["labels"]["app"]),
+        (&json!("PartialObjectMetadata"), &json!("x"))
+    );
+    assert_eq!(item.as_object().unwrap().len(), 3, "{item}");
+    let mut one = server.admin().await.accept(&accept("PartialObjectMetadata"));
+    assert_eq!(one.get(&format!("{CONFIG_MAPS}/a")).await.expect(200)["metadata"], item["metadata"]);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn pages_show_one_version() {
     let server = Server::start().await;
     let mut admin = server.admin().await;

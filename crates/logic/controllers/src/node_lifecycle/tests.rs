@@ -97,3 +97,35 @@ fn pods_nobody_will_end_are_removed_in_time() {
     }
     assert!(world.snapshot.pods.is_empty());
 }
+
+#[test]
+fn pods_of_a_silent_node_go_when_they_tolerate_it_no_longer() {
+    let mut world = World::default();
+    let (mut seen, grace) = (Observations::default(), Grace::default());
+    world.node("node1", true);
+    world.pod("stays", "web", Some("node1"), None);
+    world.pod("patient", "web", Some("node1"), None);
+    world.pod("none", "web", Some("node1"), None);
+    let mut tolerate = |name: &str, tolerations: serde_json::Value| {
+        let mut pod = world.get(&PODS, &ObjectKey::new("default", name)).unwrap();
+        pod["spec"]["tolerations"] = tolerations;
+        world.add(&PODS, pod);
+    };
+    tolerate("none", json!([{ "key": "other", "operator": "Exists" }]));
+    tolerate(
+        "patient",
+        json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20 }]),
+    );
+    seen.observe(&world.snapshot, at(0));
+    let mut gone = Vec::new();
+    for second in 0..60 {
+        seen.observe(&world.snapshot, at(second));
+        let planned = plan(&world.snapshot, &seen, &grace, at(second));
+        for write in planned.writes.iter().filter(|write| matches!(write, Write::Delete { .. })) {
+            gone.push((second, write.target().1.name.clone()));
+        }
+        world.apply(&planned);
+    }
+    // The node is given up after 4 seconds.
+    assert_eq!(gone, [(5, "none".to_owned()), (24, "patient".to_owned())]);
+}

@@ -212,13 +212,36 @@ fn deletes_check_their_preconditions() {
 }
 
 #[test]
+fn what_is_deleted_in_the_foreground_stays_for_the_garbage_collector() {
+    let mut world = World::new();
+    let with = |propagation| DeleteOptions { propagation, ..DeleteOptions::default() };
+    let finalizers = |world: &World| world.get(&CONFIG_MAPS, "a").unwrap()["metadata"]["finalizers"].clone();
+    world.create(config_map(json!({"name": "a", "finalizers": ["x/y", "orphan"]}))).unwrap();
+    let outcome = world.delete(&CONFIG_MAPS, "a", &with(Some(Propagation::Foreground))).unwrap();
+    assert!(!outcome.deleted && outcome.object["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(finalizers(&world), json!(["x/y", "foregroundDeletion"]));
+    assert!(
+        world.delete(&CONFIG_MAPS, "a", &with(None)).unwrap().changes.is_empty(),
+        "what was asked for stays so"
+    );
+    // Whoever asks for another way gets it.
+    world.delete(&CONFIG_MAPS, "a", &with(Some(Propagation::Background))).unwrap();
+    assert_eq!(finalizers(&world), json!(["x/y"]));
+    world.delete(&CONFIG_MAPS, "a", &with(Some(Propagation::Foreground))).unwrap();
+    let lift =
+        |finalizers: Value| move |object: &mut Value| object["metadata"]["finalizers"] = finalizers.clone();
+    world.change(&CONFIG_MAPS, "a", None, lift(json!(["foregroundDeletion"]))).unwrap();
+    assert!(world.change(&CONFIG_MAPS, "a", None, lift(json!([]))).unwrap().deleted);
+}
+
+#[test]
 fn orphaned_objects_lose_their_owner() {
     let mut world = World::new();
     world.create(config_map(json!({"name": "owner"}))).unwrap();
     let uid = world.get(&CONFIG_MAPS, "owner").unwrap()["metadata"]["uid"].clone();
     let owners = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}]);
     world.create(config_map(json!({"name": "owned", "ownerReferences": owners}))).unwrap();
-    let options = DeleteOptions { propagation: Propagation::Orphan, ..DeleteOptions::default() };
+    let options = DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() };
     world.delete(&CONFIG_MAPS, "owner", &options).unwrap();
     assert_eq!(world.get(&CONFIG_MAPS, "owned").unwrap()["metadata"]["ownerReferences"], json!([]));
 }
@@ -232,7 +255,6 @@ fn delete_options_are_read_as_kubectl_sends_them() {
     assert_eq!((options.grace_period_seconds, options.dry_run), (Some(0), true));
     assert_eq!(options.preconditions.uid.as_deref(), Some("u"));
     for (body, expected) in [
-        (json!({"propagationPolicy": "Foreground"}), "not supported by minisvc yet"),
         (json!({"propagationPolicy": "Sideways"}), "propagationPolicy: Unsupported value: \"Sideways\""),
         (json!({"gracePeriodSeconds": "1"}), "gracePeriodSeconds: must be an integer"),
         (json!({"propagationPolicy": "Orphan", "orphanDependents": true}), "only one of them"),

@@ -213,3 +213,20 @@ fn the_spec_is_fixed_and_the_status_is_apart() {
     let none = world.change(&PODS, "p", Some("scale"), |_| {}).unwrap_err();
     assert_eq!(none.code, 404);
 }
+
+#[test]
+fn a_pod_tolerates_a_lost_node_for_a_while_unless_it_says_otherwise() {
+    let mut world = World::new();
+    let made = |world: &mut World, name: &str, tolerations: Value| {
+        let spec = json!({"containers": [{"name": "c", "image": "echo"}], "tolerations": tolerations});
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+        world.create(object).unwrap().object["spec"]["tolerations"].clone()
+    };
+    let usual = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+    let (absent, silent) = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable");
+    assert_eq!(made(&mut world, "a", json!([])), json!([usual(absent), usual(silent)]));
+    let own = json!({"key": silent, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2});
+    assert_eq!(made(&mut world, "b", json!([own])), json!([own, usual(absent)]));
+    let all = json!([{"operator": "Exists"}]);
+    assert_eq!(made(&mut world, "c", all.clone()), all);
+}

@@ -26,6 +26,8 @@ pub(super) mod validate;
 pub use evict::evict;
 
 const GRACE_SECONDS_DEFAULT: i64 = 30;
+/// How long a Pod stays on a node that is silent or not ready, unless it says otherwise.
+const TOLERATION_SECONDS_DEFAULT: i64 = 300;
 
 pub(crate) struct Pods;
 
@@ -53,6 +55,7 @@ impl Strategy for Pods {
         if text(object, "/spec/serviceAccountName").is_empty() {
             name_account(object, service_account::DEFAULT);
         }
+        tolerate_for_a_while(object);
     }
 
     fn validate(&self, object: &Value, _subject: &Subject<'_>) -> Vec<Cause> {
@@ -160,6 +163,26 @@ pub(super) fn default_spec(spec: &mut Value) {
     for container in items_mut(spec, "/containers") {
         default_container(container);
     }
+}
+
+/// What Kubernetes' DefaultTolerationSeconds adds to a new Pod.
+fn tolerate_for_a_while(pod: &mut Value) {
+    let mut tolerations = items(pod, "/spec/tolerations").to_vec();
+    let said = tolerations.len();
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let covers = |toleration: &Value| {
+            [key, ""].contains(&text(toleration, "/key"))
+                && ["NoExecute", ""].contains(&text(toleration, "/effect"))
+        };
+        if !tolerations[..said].iter().any(covers) {
+            let seconds = TOLERATION_SECONDS_DEFAULT;
+            let effect = "NoExecute";
+            tolerations.push(
+                json!({"key": key, "operator": "Exists", "effect": effect, "tolerationSeconds": seconds}),
+            );
+        }
+    }
+    set(pod, "spec", "tolerations", tolerations);
 }
 
 fn default_container(container: &mut Value) {
