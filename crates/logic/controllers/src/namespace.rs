@@ -3,7 +3,7 @@
 use crate::plan::{Plan, Write};
 use minisvc_apimachinery::{
     Resource, Snapshot,
-    resource::{PODS, RESOURCES, SERVICES},
+    resource::{DEPLOYMENTS, PODS, REPLICA_SETS, RESOURCES, SERVICES},
 };
 use serde_json::json;
 
@@ -12,8 +12,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     let mut resources: Vec<&'static Resource> =
         RESOURCES.iter().copied().filter(|r| r.namespaced && r.stored_as.is_none()).collect();
-    // Services first, so that no client is led to a Pod that is about to go.
-    resources.sort_by_key(|resource| (*resource != &SERVICES, *resource != &PODS));
+    // Services first, so that no client is led to a Pod that is about to go; what makes Pods before the Pods.
+    let first: [&Resource; 4] = [&SERVICES, &DEPLOYMENTS, &REPLICA_SETS, &PODS];
+    resources.sort_by_key(|kind| first.iter().position(|other| other == kind).unwrap_or(first.len()));
     for (key, namespace) in &snapshot.namespaces {
         if namespace.metadata.deletion_timestamp.is_none() {
             continue;
