@@ -125,6 +125,47 @@ def pods(core):
     until("the Service has the Pod", lambda: endpoints() == [address])
 
 
+def workloads(core):
+    apps = client.AppsV1Api()
+    labels = {"app": "front"}
+    deployment = client.V1Deployment(
+        metadata=client.V1ObjectMeta(name="front"),
+        spec=client.V1DeploymentSpec(
+            replicas=1,
+            selector=client.V1LabelSelector(match_labels=labels),
+            template=client.V1PodTemplateSpec(
+                metadata=client.V1ObjectMeta(labels=labels),
+                spec=client.V1PodSpec(containers=[client.V1Container(name="front", image="echo")]),
+            ),
+        ),
+    )
+    apps.create_namespaced_deployment(NAMESPACE, deployment)
+    available = lambda: apps.read_namespaced_deployment_status("front", NAMESPACE).status.available_replicas
+    until("one Pod is available", lambda: available() == 1)
+    apps.patch_namespaced_deployment_scale("front", NAMESPACE, {"spec": {"replicas": 2}})
+    until("two are", lambda: available() == 2)
+    scale = apps.read_namespaced_deployment_scale("front", NAMESPACE)
+    assert (scale.spec.replicas, scale.status.selector) == (2, "app=front"), scale
+    sets = apps.list_namespaced_replica_set(NAMESPACE, label_selector="app=front").items
+    assert [item.metadata.owner_references[0].kind for item in sets] == ["Deployment"]
+    told = core.list_namespaced_event(NAMESPACE, field_selector="involvedObject.kind=Deployment")
+    assert any("Scaled up replica set" in item.message for item in told.items), told
+    apps.delete_namespaced_deployment("front", NAMESPACE, propagation_policy="Foreground")
+    until("all of it is gone", lambda: not apps.list_namespaced_deployment(NAMESPACE).items)
+    assert core.list_namespaced_pod(NAMESPACE, label_selector="app=front").items == []
+
+
+def accounts(core):
+    until("the account of the namespace", lambda: core.list_namespaced_service_account(NAMESPACE).items)
+    asked = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=[], expiration_seconds=600))
+    told = core.create_namespaced_service_account_token("default", NAMESPACE, asked)
+    review = client.V1TokenReview(spec=client.V1TokenReviewSpec(token=told.status.token))
+    user = client.AuthenticationV1Api().create_token_review(review).status.user
+    assert user.username == f"system:serviceaccount:{NAMESPACE}:default", user
+    classes = client.NetworkingV1Api().list_ingress_class().items
+    assert [item.spec.controller for item in classes] == ["minisvc.io/ingress"], classes
+
+
 def gone(core):
     core.delete_namespace(NAMESPACE)
 
@@ -141,7 +182,7 @@ def gone(core):
 
 config.load_kube_config()
 api = client.CoreV1Api()
-for part in (objects, watches, pods, gone):
+for part in (objects, watches, pods, workloads, accounts, gone):
     part(api)
     print(f"{part.__name__}: as expected")
 print("all of it holds")
