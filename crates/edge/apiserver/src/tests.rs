@@ -3,6 +3,7 @@
 mod accounts;
 mod apply;
 mod auth;
+mod bad_input;
 mod events;
 mod harness;
 mod join;

@@ -20,15 +20,27 @@ pub struct Limits {
     pub bytes_max: usize,
     /// Nesting of objects and lists.
     pub depth_max: usize,
+    /// The same of a YAML text: a level takes up to 26 KiB of the stack, and a thread that serves requests has 2 MiB.
+    pub yaml_depth_max: usize,
     /// Documents of the text.
     pub documents_max: usize,
+    /// Aliases (`*name`) of a YAML text: each stands for as much as its anchor.
+    pub aliases_max: usize,
 }
 
 impl Limits {
-    /// A request to the API: 3 MiB, as Kubernetes has it.
-    pub const REQUEST: Self = Self { bytes_max: 3 << 20, depth_max: 100, documents_max: 1 };
+    /// A request to the API: 3 MiB, as Kubernetes has it. Aliases save people work in files, and are for nothing but
+    /// bombs in requests (CVE-2019-11253).
+    pub const REQUEST: Self =
+        Self { bytes_max: 3 << 20, depth_max: 100, yaml_depth_max: 30, documents_max: 1, aliases_max: 0 };
     /// A file of manifests.
-    pub const MANIFEST: Self = Self { bytes_max: 16 << 20, depth_max: 60, documents_max: 10_000 };
+    pub const MANIFEST: Self = Self {
+        bytes_max: 16 << 20,
+        depth_max: 60,
+        yaml_depth_max: 60,
+        documents_max: 10_000,
+        aliases_max: 1_000,
+    };
 }
 
 /// Why a text could not be read.
@@ -214,9 +226,9 @@ fn yaml(text: &str, limits: Limits) -> Result<Vec<Value>, DecodeError> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_reader_input_bytes: Some(limits.bytes_max),
-            max_depth: limits.depth_max,
+            max_depth: limits.yaml_depth_max,
             max_documents: limits.documents_max,
-            max_aliases: 1_000,
+            max_aliases: limits.aliases_max,
             max_anchors: 1_000,
             max_recorded_anchor_events: 100_000,
             max_recorded_anchor_bytes: 4 << 20,
@@ -237,7 +249,12 @@ fn yaml(text: &str, limits: Limits) -> Result<Vec<Value>, DecodeError> {
         let text = error.without_snippet().to_string();
         let what = text.lines().next().unwrap_or("malformed").to_owned();
         // The library's message ends in the position that the error carries already.
-        let what = what.split(" at line ").next().unwrap_or(&what).to_owned();
+        let what = match what.split(" at line ").next().unwrap_or(&what) {
+            breach if breach.starts_with("budget breached: Aliases") => {
+                format!("more than {} aliases (*name) are not allowed", limits.aliases_max)
+            }
+            other => other.to_owned(),
+        };
         DecodeError::Syntax {
             line: location.map_or(0, |location| location.line()),
             column: location.map_or(0, |location| location.column()),

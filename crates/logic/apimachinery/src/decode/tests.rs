@@ -50,7 +50,7 @@ fn faults_name_the_line() {
 
 #[test]
 fn texts_are_bounded() {
-    let small = Limits { bytes_max: 100, depth_max: 5, documents_max: 2 };
+    let small = Limits { bytes_max: 100, depth_max: 5, yaml_depth_max: 5, documents_max: 2, aliases_max: 1 };
     assert_eq!(manifest(&[b' '; 101], small), Err(DecodeError::TooLong { length: 101, max: 100 }));
     assert_eq!(manifest(b"{}{}{}", small), Err(DecodeError::TooManyDocuments { max: 2 }));
     assert!(manifest(b"a: 1\n---\na: 2\n---\na: 3\n", small).is_err());
@@ -66,6 +66,20 @@ fn texts_are_bounded() {
         bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![before; 10].join(",")));
     }
     assert!(manifest(bomb.as_bytes(), Limits::MANIFEST).is_err());
+    // On a stack that is smaller than that of any thread that reads requests.
+    let nested = |depth: usize| format!("a: {}1{}", "{b: ".repeat(depth - 1), "}".repeat(depth - 1));
+    let small_stack = std::thread::Builder::new().stack_size(1 << 20);
+    let read =
+        move || [30, 31, 1000].map(|depth| manifest(nested(depth).as_bytes(), Limits::REQUEST).is_ok());
+    assert_eq!(small_stack.spawn(read).unwrap().join().unwrap(), [true, false, false]);
+    let one = "a: &x [1]\nb: *x\n";
+    assert_eq!(manifest(one.as_bytes(), small), Ok(vec![json!({"a": [1], "b": [1]})]));
+    for (text, column) in [(one, 4), ("a: &x {b: 1}\nc: {<<: *x}\n", 9)] {
+        let what = "more than 0 aliases (*name) are not allowed".to_owned();
+        let refused = Err(DecodeError::Syntax { line: 2, column, what });
+        assert_eq!(manifest(text.as_bytes(), Limits::REQUEST), refused);
+    }
+    assert_eq!(manifest(b"a: &x [1]\n", Limits::REQUEST), Ok(vec![json!({"a": [1]})]));
 }
 
 #[test]
