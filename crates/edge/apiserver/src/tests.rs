@@ -9,6 +9,7 @@ mod harness;
 mod join;
 mod kubectl;
 mod lists;
+mod past_mistakes;
 mod proxy;
 mod reviews;
 mod watches;

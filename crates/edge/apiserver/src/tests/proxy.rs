@@ -28,19 +28,28 @@ async fn echo(mut request: Request) -> Response {
         }
         return response.header("x-path", request.uri().to_string()).body(axum::body::Body::empty()).unwrap();
     }
+    if request.uri().path().contains("/redirecting/") {
+        let elsewhere = format!("https://127.0.0.1:1{}", request.uri());
+        let response = Response::builder().status(StatusCode::FOUND).header(header::LOCATION, elsewhere);
+        return response.body(axum::body::Body::empty()).unwrap();
+    }
     Response::new(request.uri().to_string().into())
 }
 
 async fn serve_node(listener: tokio::net::TcpListener, server: &Server) {
+    let address = listener.local_addr().unwrap().ip();
+    let (key, csr) = crate::pki::node_request("node1").unwrap();
+    let certificate = server.pki.sign_node(&csr, "node1", address, jiff::Timestamp::now()).unwrap();
+    serve_as(listener, server, crate::Identity { certificate, key });
+}
+
+fn serve_as(listener: tokio::net::TcpListener, server: &Server, identity: crate::Identity) {
     let mut roots = RootCertStore::empty();
     roots.add(server.pki.ca_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
-    let address = listener.local_addr().unwrap().ip();
-    let (key, csr) = crate::pki::node_request("node1").unwrap();
-    let certificate = server.pki.sign_node(&csr, "node1", address, jiff::Timestamp::now()).unwrap();
-    let (chain, key) = crate::Identity { certificate, key }.tls().unwrap();
+    let (chain, key) = identity.tls().unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -53,7 +62,7 @@ async fn serve_node(listener: tokio::net::TcpListener, server: &Server) {
             let (stream, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let stream = acceptor.accept(stream).await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { return Ok(()) };
                 let router = Router::new().route("/{*path}", any(echo));
                 hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
@@ -141,6 +150,43 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
     server.stop().await;
 }
 
+/// A node says its own address: whoever answers there must be that node, and is not followed anywhere.
+#[tokio::test]
+async fn a_node_is_who_its_certificate_says_and_leads_nowhere_else() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = Server::start_with(Limits::default(), port).await;
+    serve_node(listener, &server).await;
+    let (key, csr) = crate::pki::node_request("node1").unwrap();
+    let address = "127.0.0.1".parse().unwrap();
+    let of_another = server.pki.sign_node(&csr, "node1", address, jiff::Timestamp::now()).unwrap();
+    let own = rcgen::generate_simple_self_signed(vec!["127.0.0.3".to_owned()]).unwrap();
+    for (at, certificate, key) in
+        [("127.0.0.2", of_another, key), ("127.0.0.3", own.cert.pem(), own.signing_key.serialize_pem())]
+    {
+        let listener = tokio::net::TcpListener::bind((at, port)).await.unwrap();
+        serve_as(listener, &server, crate::Identity { certificate, key });
+    }
+    let mut admin = server.admin().await;
+    for (n, pod, words) in [
+        (1, "redirecting", "node \"node1\" answered 302 Found"),
+        (2, "stolen", "invalid peer certificate"),
+        (3, "foreign", "invalid peer certificate"),
+    ] {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node{n}")},
+            "status": {"addresses": [{"type": "InternalIP", "address": format!("127.0.0.{n}")}]}});
+        admin.post("/api/v1/nodes", &node).await.expect(201);
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod},
+            "spec": {"nodeName": format!("node{n}"), "containers": [{"name": "c", "image": "echo"}]}});
+        let pods = "/api/v1/namespaces/default/pods";
+        admin.post(pods, &object).await.expect(201);
+        let answer = admin.get(&format!("{pods}/{pod}/log")).await;
+        assert_eq!(answer.code, 502, "{pod}: {}", answer.text);
+        assert!(answer.message().contains(words), "{pod}: {}", answer.message());
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn only_pods_at_their_own_addresses_are_proxied_to() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -207,6 +253,12 @@ async fn services_lead_to_their_pods(admin: &mut super::harness::Client) {
         (unavailable.code, unavailable.message()),
         (503, "no endpoints available for service \"web\"")
     );
+    // A name is never looked up, whichever Pod it is said to be of.
+    let named = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "FQDN",
+        "metadata": {"name": "fqdn", "labels": {"kubernetes.io/service-name": "web"}}, "ports": [{"name": "", "port": 8080}],
+        "endpoints": [{"addresses": ["localhost"], "targetRef": {"kind": "Pod", "name": "own", "namespace": "default"}}]});
+    admin.post(slices, &named).await.expect(201);
+    assert_eq!(admin.get(proxied).await.code, 503);
     // What anybody may write into a slice leads nowhere but to a Pod, at its own address.
     for (name, address, pod) in [
         ("a", "192.0.2.1", "own"),

@@ -2,15 +2,16 @@
 
 use super::reads_as;
 use crate::{
+    Status,
     context::Subject,
     strategy::Strategy,
     syntax,
     table::{Column, age, name},
-    value::{at, items, set, strings, text},
+    value::{at, items, parse, set, strings, text},
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use minisvc_apimachinery::Cause;
+use minisvc_apimachinery::{Cause, resource::NODES, storage::Read};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -74,6 +75,25 @@ impl Strategy for Nodes {
         causes
     }
 
+    fn admit(
+        &self,
+        view: &dyn Read,
+        new: &Value,
+        old: Option<&Value>,
+        subject: &Subject<'_>,
+    ) -> Result<(), Status> {
+        let given = items(new, "/spec/podCIDRs");
+        if given == old.map(|old| items(old, "/spec/podCIDRs")).unwrap_or_default() {
+            return Ok(());
+        }
+        let causes = misplaced_nets(view, given, subject);
+        if causes.is_empty() {
+            Ok(())
+        } else {
+            Err(Status::invalid(subject.resource, &subject.key.name, causes))
+        }
+    }
+
     fn validate_subresource(&self, _name: &str, new: &Value, _old: &Value) -> Vec<Cause> {
         let mut seen = Vec::new();
         let mut causes = Vec::new();
@@ -121,6 +141,35 @@ impl Strategy for Nodes {
             info("containerRuntimeVersion"),
         ]
     }
+}
+
+/// Faults of the networks of a node's Pods. A node may write its own Node, and all others send there what is for these
+/// networks: it must not take more than its own part (CVE-2021-25740 is of this sort).
+fn misplaced_nets(view: &dyn Read, given: &[Value], subject: &Subject<'_>) -> Vec<Cause> {
+    let net = |text: &Value| text.as_str()?.parse::<IpNet>().ok();
+    let mut causes = Vec::new();
+    for (i, net) in given.iter().enumerate().filter_map(|(i, text)| Some((i, net(text)?))) {
+        if !subject.cluster.cluster_cidrs.iter().any(|cluster| cluster.contains(&net)) {
+            let words = "must be within the cluster's Pod network";
+            causes.push(Cause::invalid(format!("spec.podCIDRs[{i}]"), net.to_string(), words));
+        }
+    }
+    view.scan(&NODES.storage_prefix(None), None, &mut |_, stored| {
+        let node = parse(stored);
+        let name = text(&node, "/metadata/name");
+        for other in
+            items(&node, "/spec/podCIDRs").iter().filter_map(net).filter(|_| name != subject.key.name)
+        {
+            for (i, net) in given.iter().enumerate().filter_map(|(i, text)| Some((i, net(text)?))) {
+                if net.contains(&other) || other.contains(&net) {
+                    let words = format!("overlaps {other} of node {name:?}");
+                    causes.push(Cause::invalid(format!("spec.podCIDRs[{i}]"), net.to_string(), &words));
+                }
+            }
+        }
+        causes.is_empty()
+    });
+    causes
 }
 
 fn taints(object: &Value, causes: &mut Vec<Cause>) {
