@@ -144,7 +144,7 @@ pub(crate) fn replace(
             causes.extend(meta::validate_update(&new, &old));
             causes.extend(strategy.validate_update(&new, &old));
             // What was valid when it was stored stays so: an object must be able to lose its finalizers.
-            if causes.is_empty() && !same_spec(&new, &old) {
+            if !same_spec(&new, &old) {
                 causes.extend(strategy.validate(&new, &subject));
             }
         }

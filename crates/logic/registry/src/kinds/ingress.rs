@@ -121,8 +121,9 @@ pub(super) fn load_balancer_status(object: &Value) -> Vec<Cause> {
     for (i, ingress) in items(object, "/status/loadBalancer/ingress").iter().enumerate() {
         let path = format!("status.loadBalancer.ingress[{i}]");
         let (ip, host) = (text(ingress, "/ip"), text(ingress, "/hostname"));
-        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
-            causes.push(Cause::invalid(format!("{path}.ip"), ip, "must be a valid IP address"));
+        if !ip.is_empty() {
+            let faults = syntax::ip(ip);
+            causes.extend(faults.iter().map(|fault| Cause::invalid(format!("{path}.ip"), ip, fault)));
         }
         if host.is_empty() {
             continue;

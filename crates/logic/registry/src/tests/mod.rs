@@ -18,6 +18,7 @@ mod owners;
 mod pods;
 mod properties;
 mod refusals;
+mod service_tables;
 mod services;
 mod services_update;
 mod tables;

@@ -78,7 +78,8 @@ fn scanned(world: &World) -> BTreeMap<String, String> {
         for ip in spec["clusterIPs"].as_array().into_iter().flatten().filter(|ip| **ip != "None") {
             mine.push(format!("_clusterips/{}", ip.as_str().unwrap()));
         }
-        for port in spec["ports"].as_array().into_iter().flatten() {
+        // An ExternalName may carry node ports, as in Kubernetes, and has none of them.
+        for port in spec["ports"].as_array().into_iter().flatten().filter(|_| kind != "ExternalName") {
             if let Some(number) = port["nodePort"].as_i64() {
                 mine.push(format!("_nodeports/{number}"));
             }

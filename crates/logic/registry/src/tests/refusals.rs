@@ -22,11 +22,6 @@ fn base(api_version: &str, kind: &str) -> Value {
 }
 
 #[test]
-fn services() {
-    all_are_refused(include_str!("refusals/services.txt"), &base("v1", "Service"), "/spec");
-}
-
-#[test]
 fn pods() {
     all_are_refused(include_str!("refusals/pods.txt"), &base("v1", "Pod"), "/spec");
 }

@@ -117,7 +117,7 @@ fn what_may_not_change_is_refused() {
         (
             json!({}),
             |s| s["ipFamilies"] = json!(["IPv6"]),
-            "spec.ipFamilies[0]: Invalid value: [\"IPv6\"]: may not change once set",
+            "expected an IPv6 value as indicated by `ipFamilies[0]`",
         ),
         (
             json!({"type": "LoadBalancer", "loadBalancerClass": "a/b"}),

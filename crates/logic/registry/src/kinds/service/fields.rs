@@ -47,14 +47,17 @@ pub(super) fn default(object: &mut Value) {
     if is_externally_accessible(spec) {
         fill(spec, "externalTrafficPolicy", "Cluster");
     }
-    if ["ClusterIP", "NodePort", "LoadBalancer"].contains(&kind.as_str()) {
+    // Empty is not the same as left out, where it would say something else than nothing.
+    if at(spec, "/internalTrafficPolicy").is_none()
+        && ["ClusterIP", "NodePort", "LoadBalancer"].contains(&kind.as_str())
+    {
         fill(spec, "internalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
         fill(spec, "allocateLoadBalancerNodePorts", true);
     }
     for ingress in items_mut(object, "/status/loadBalancer/ingress") {
-        if at(ingress, "/ip").is_some() {
+        if !text(ingress, "/ip").is_empty() && at(ingress, "/ipMode").is_none() {
             fill(ingress, "ipMode", "VIP");
         }
     }
@@ -87,6 +90,11 @@ pub(super) fn has_health_check(object: &Value) -> bool {
 /// Whether the Service is without a virtual address by its own wish.
 pub(super) fn is_headless(object: &Value) -> bool {
     text(object, "/spec/clusterIPs/0") == "None"
+}
+
+/// Whether the Service says itself which Pods are its endpoints.
+pub(super) fn has_selector(object: &Value) -> bool {
+    at(object, "/spec/selector").and_then(Value::as_object).is_some_and(|selector| !selector.is_empty())
 }
 
 fn set_cluster_ips(object: &mut Value, ips: &[Value]) {
@@ -170,11 +178,11 @@ pub(super) fn wipe_by_type(new: &mut Value, old: &Value) {
         }
     }
     if has_node_ports(old) && !has_node_ports(new) {
-        let before: BTreeSet<i64> =
-            items(old, "/spec/ports").iter().filter_map(|port| int(port, "/nodePort")).collect();
-        for port in items_mut(new, "/spec/ports") {
-            let untouched = int(port, "/nodePort").is_some_and(|number| before.contains(&number));
-            if untouched && let Some(map) = port.as_object_mut() {
+        let used = |object: &Value| -> BTreeSet<i64> {
+            items(object, "/spec/ports").iter().filter_map(|port| int(port, "/nodePort")).collect()
+        };
+        if used(new).is_subset(&used(old)) {
+            for map in items_mut(new, "/spec/ports").filter_map(Value::as_object_mut) {
                 map.remove("nodePort");
             }
         }
@@ -216,10 +224,8 @@ pub(super) fn settle_families(new: &mut Value, old: Option<&Value>, cluster: &Cl
     if !has_cluster_ip(new) {
         return;
     }
-    let no_selector =
-        at(new, "/spec/selector").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
-    let headless_without_selector = is_headless(new) && no_selector;
-    if text(new, "/spec/ipFamilyPolicy").is_empty() {
+    let headless_without_selector = is_headless(new) && !has_selector(new);
+    if at(new, "/spec/ipFamilyPolicy").is_none() {
         let policy = match old.map(|old| text(old, "/spec/ipFamilyPolicy")) {
             Some(policy) if !policy.is_empty() => policy.to_owned(),
             _ if headless_without_selector => "RequireDualStack".to_owned(),
@@ -228,20 +234,39 @@ pub(super) fn settle_families(new: &mut Value, old: Option<&Value>, cluster: &Cl
         set(new, "spec", "ipFamilyPolicy", policy);
     }
     let single = text(new, "/spec/ipFamilyPolicy") == "SingleStack";
-    if single && let Some(old) = old {
+    let (mut may_grow, mut may_infer) = (!single, true);
+    if let Some(old) = old {
+        let lists = |object: &Value, field: &str| items(object, &format!("/spec/{field}")).to_vec();
+        let same = |new: &Value, field: &str| lists(new, field) == lists(old, field);
+        // A cluster that has become dual-stack since gives nothing that nobody has asked for.
+        let policies = [&*new, old].map(|object| text(object, "/spec/ipFamilyPolicy"));
+        if policies == ["PreferDualStack"; 2]
+            && text(new, "/spec/type") == text(old, "/spec/type")
+            && same(new, "clusterIPs")
+            && same(new, "ipFamilies")
+        {
+            return;
+        }
         for field in ["clusterIPs", "ipFamilies"] {
-            let list = items(new, &format!("/spec/{field}"));
-            if list.len() > 1 && list == items(old, &format!("/spec/{field}")) {
-                let first = list[..1].to_vec();
-                set(new, "spec", field, first);
+            let given = lists(new, field);
+            if single && same(new, field) && given.len() > 1 {
+                set(new, "spec", field, given[..1].to_vec());
             }
+            // Fewer than before: validation says how to ask for that.
+            let fewer = !given.is_empty() && given.len() < lists(old, field).len();
+            may_grow &= !fewer;
+            may_infer &= !fewer || field != "ipFamilies";
         }
     }
     let known = configured(cluster);
     let mut families: Vec<Value> = items(new, "/spec/ipFamilies").to_vec();
-    for ip in items(new, "/spec/clusterIPs").iter().skip(families.len()) {
+    for ip in items(new, "/spec/clusterIPs").iter().skip(families.len()).filter(|_| may_infer) {
         match family(ip.as_str().unwrap_or_default()) {
-            Some(family) if known.contains(&family) => families.push(json!(family)),
+            // A second family is for validation to wonder about, if only one is wanted.
+            Some(_) if single && !families.is_empty() => break,
+            Some(family) if known.contains(&family) && !families.contains(&json!(family)) => {
+                families.push(json!(family));
+            }
             _ => break,
         }
     }
@@ -256,7 +281,7 @@ pub(super) fn settle_families(new: &mut Value, old: Option<&Value>, cluster: &Cl
     }
     // A headless Service without selector may name families that the cluster has no virtual addresses for.
     let all: &[&str] = if headless_without_selector { &["IPv4", "IPv6"] } else { &known };
-    if !single && families.len() == 1 {
+    if may_grow && families.len() == 1 {
         families.extend(all.iter().find(|family| families[0] != **family).map(|family| json!(family)));
     }
     if let Some(spec) = object_mut(new, "spec") {

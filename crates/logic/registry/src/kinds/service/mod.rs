@@ -1,7 +1,7 @@
 //! v1 Service: virtual addresses and node ports, given or allocated in the request itself.
 //!
 //! - [`fields`]: what is filled in, taken over from the old version, wiped on a change of type.
-//! - [`validate`]: what is refused, in Kubernetes' words.
+//! - [`validate`], [`addresses`]: what is refused, in Kubernetes' words.
 //! - [`allocate`]: addresses and ports and their records.
 //!
 //! Source: kubernetes `pkg/registry/core/service`, `pkg/apis/core/validation`.
@@ -22,6 +22,7 @@ use minisvc_apimachinery::{
 };
 use serde_json::{Value, json};
 
+mod addresses;
 pub(crate) mod allocate;
 mod fields;
 mod validate;
@@ -95,13 +96,7 @@ impl Strategy for Services {
     }
 
     fn validate_subresource(&self, _name: &str, new: &Value, _old: &Value) -> Vec<Cause> {
-        let mut causes = super::ingress::load_balancer_status(new);
-        let addresses = items(new, "/status/loadBalancer/ingress");
-        if !addresses.is_empty() && text(new, "/spec/type") != "LoadBalancer" {
-            let words = "may only be used when `spec.type` is \"LoadBalancer\"";
-            causes.push(Cause::forbidden("status.loadBalancer.ingress", words));
-        }
-        causes
+        validate::status(new)
     }
 
     fn may_create_on_update(&self) -> bool {

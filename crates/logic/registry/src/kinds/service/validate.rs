@@ -1,36 +1,39 @@
 //! What a Service may say, in the words of kubernetes `ValidateService`.
 
-use super::fields::{
-    configured, family, has_cluster_ip, has_health_check, has_node_ports, is_externally_accessible,
-    is_headless,
+use super::{
+    addresses,
+    fields::{has_health_check, has_node_ports, is_externally_accessible, is_headless},
 };
+use crate::kinds::ingress::load_balancer_status;
 use crate::{
     meta, syntax,
-    value::{at, int, items, text},
+    value::{at, int, is_blank, items, strings, text},
 };
 use minisvc_apimachinery::{Cause, ClusterConfig};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::IpAddr};
 
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+/// The port of the nodes' own servers; clouds are known to open what a load balancer says.
+const KUBELET_PORT: i64 = 10250;
 const AFFINITY_SECONDS_MAX: i64 = 86400;
 const PORTS_MAX: usize = 1000;
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const IP_MODES: [&str; 2] = ["Proxy", "VIP"];
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 
 /// Faults of a Service by itself, on this cluster. Values still to be allocated may be absent.
 pub(super) fn service(object: &Value, cluster: &ClusterConfig) -> Vec<Cause> {
     let mut causes = Vec::new();
+    annotations(object, &mut causes);
     by_type(object, &mut causes);
     ports(object, &mut causes);
     meta::labels(object, "/spec/selector", "spec.selector", &mut causes);
     affinity(object, &mut causes);
-    if has_cluster_ip(object) {
-        cluster_ips(object, &mut causes);
-        if causes.is_empty() {
-            families(object, cluster, &mut causes);
-        }
-    }
+    addresses::check(object, cluster, &mut causes);
     for (i, ip) in items(object, "/spec/externalIPs").iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
         let faults = match ip.parse::<IpAddr>() {
@@ -48,10 +51,55 @@ pub(super) fn service(object: &Value, cluster: &ClusterConfig) -> Vec<Cause> {
     causes
 }
 
+/// Faults of the annotations that are fields of a kind.
+fn annotations(object: &Value, causes: &mut Vec<Cause>) {
+    let (mode, hints) = (annotation(object, TOPOLOGY_MODE), annotation(object, TOPOLOGY_HINTS));
+    if let (Some(mode), Some(hints)) = (mode, hints)
+        && mode != hints
+    {
+        let words = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        causes.push(Cause::invalid(annotation_field(TOPOLOGY_MODE), mode, &words));
+    }
+    // The older way to say it, for controllers of clouds; here it only has to be well formed.
+    if items(object, "/spec/loadBalancerSourceRanges").is_empty()
+        && let Some(list) = annotation(object, SOURCE_RANGES)
+    {
+        let field = annotation_field(SOURCE_RANGES);
+        if text(object, "/spec/type") != "LoadBalancer" {
+            causes.push(Cause::forbidden(&field, ONLY_LOAD_BALANCER));
+        }
+        for range in list.split(',').filter(|_| !list.trim().is_empty()) {
+            check_range(&field, range, causes);
+        }
+    }
+}
+
+fn check_range(field: &str, range: &str, causes: &mut Vec<Cause>) {
+    let range = range.trim();
+    causes.extend(syntax::cidr(range).iter().map(|fault| Cause::invalid(field, range, fault)));
+}
+
+fn annotation<'v>(object: &'v Value, name: &str) -> Option<&'v str> {
+    strings(object, "/metadata/annotations").find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+fn annotation_field(name: &str) -> String {
+    format!("metadata.annotations[{name}]")
+}
+
 fn by_type(object: &Value, causes: &mut Vec<Cause>) {
     let kind = text(object, "/spec/type");
     if items(object, "/spec/ports").is_empty() && !is_headless(object) && kind != "ExternalName" {
         causes.push(Cause::required("spec.ports", ""));
+    }
+    if kind == "LoadBalancer" {
+        for (i, port) in items(object, "/spec/ports").iter().enumerate() {
+            if int(port, "/port") == Some(KUBELET_PORT) {
+                let words =
+                    format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
+                causes.push(Cause::invalid(format!("spec.ports[{i}]"), KUBELET_PORT, &words));
+            }
+        }
     }
     if has_node_ports(object) && is_headless(object) {
         let words = format!("may not be set to 'None' for {kind} services");
@@ -62,8 +110,7 @@ fn by_type(object: &Value, causes: &mut Vec<Cause>) {
     }
     for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         let given = at(object, &format!("/spec/{field}"));
-        let empty = given.is_none_or(|value| value == "" || value.as_array().is_some_and(Vec::is_empty));
-        if !empty {
+        if given.is_some_and(|value| !value.as_array().is_some_and(Vec::is_empty)) {
             causes
                 .push(Cause::forbidden(format!("spec.{field}"), "may not be set for ExternalName services"));
         }
@@ -135,10 +182,9 @@ fn one_port(object: &Value, port: &Value, path: &str, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid(format!("{path}.appProtocol"), app, &fault));
         }
     }
-    let kind = text(object, "/spec/type");
-    if int(port, "/nodePort").unwrap_or(0) != 0 && ["ClusterIP", "ExternalName"].contains(&kind) {
-        let words = format!("may not be used when `type` is '{kind}'");
-        causes.push(Cause::forbidden(format!("{path}.nodePort"), &words));
+    if int(port, "/nodePort").unwrap_or(0) != 0 && text(object, "/spec/type") == "ClusterIP" {
+        causes
+            .push(Cause::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
     }
 }
 
@@ -159,103 +205,14 @@ fn affinity(object: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn cluster_ips(object: &Value, causes: &mut Vec<Cause>) {
-    let ips = items(object, "/spec/clusterIPs");
-    let one = text(object, "/spec/clusterIP");
-    let all = || Value::Array(ips.to_vec());
-    if !ips.is_empty() && one.is_empty() {
-        causes.push(Cause::required("spec.clusterIP", "must be set when `clusterIPs` is"));
-    } else if !ips.is_empty() && ips[0] != one {
-        causes.push(Cause::invalid("spec.clusterIPs", all(), "first value must match `clusterIP`"));
-    }
-    for (i, ip) in ips.iter().enumerate() {
-        let ip = ip.as_str().unwrap_or_default();
-        if ip == "None" {
-            if ips.len() > 1 {
-                let words = "'None' must be the first and only value";
-                causes.push(Cause::invalid("spec.clusterIPs", all(), words));
-            }
-            continue;
-        }
-        for fault in syntax::ip(ip) {
-            causes.push(Cause::invalid(format!("spec.clusterIPs[{i}]"), ip, &fault));
-        }
-        let expected = text(object, &format!("/spec/ipFamilies/{i}"));
-        if let Some(given) = family(ip)
-            && !expected.is_empty()
-            && given != expected
-        {
-            let words = format!("expected an {expected} value as indicated by `ipFamilies[{i}]`");
-            causes.push(Cause::invalid(format!("spec.clusterIPs[{i}]"), ip, &words));
-        }
-    }
-    if ips.len() > 2 {
-        causes.push(Cause::invalid("spec.clusterIPs", all(), "may only hold up to 2 values"));
-    } else if let [first, second] = ips
-        && family(first.as_str().unwrap_or_default()) == family(second.as_str().unwrap_or_default())
-    {
-        let words = "may specify no more than one IP for each IP family";
-        causes.push(Cause::invalid("spec.clusterIPs", all(), words));
-    }
-}
-
-fn families(object: &Value, cluster: &ClusterConfig, causes: &mut Vec<Cause>) {
-    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    let policy = text(object, "/spec/ipFamilyPolicy");
-    let families = items(object, "/spec/ipFamilies");
-    let ips = items(object, "/spec/clusterIPs");
-    if !policies.contains(&policy) {
-        causes.push(Cause::not_supported("spec.ipFamilyPolicy", policy, &policies));
-    }
-    if policy == "SingleStack" {
-        for (many, what) in [(ips.len() > 1, "cluster IPs"), (families.len() > 1, "IP families")] {
-            if many {
-                let words = format!(
-                    "must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
-                );
-                causes.push(Cause::invalid("spec.ipFamilyPolicy", policy, &words));
-            }
-        }
-    }
-    let known = configured(cluster);
-    let mut seen = BTreeSet::new();
-    let no_selector =
-        at(object, "/spec/selector").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
-    let free_choice = is_headless(object) && no_selector;
-    for (i, given) in families.iter().enumerate() {
-        let name = given.as_str().unwrap_or_default();
-        let field = format!("spec.ipFamilies[{i}]");
-        if !["IPv4", "IPv6"].contains(&name) {
-            causes.push(Cause::not_supported(field, name, &["IPv4", "IPv6"]));
-        } else if !seen.insert(name) {
-            causes.push(Cause::duplicate(field, name));
-        } else if !known.contains(&name) && !free_choice {
-            causes.push(Cause::invalid(field, name, "not configured on this cluster"));
-        }
-    }
-    for (i, ip) in ips.iter().enumerate().skip(families.len().min(ips.len())) {
-        if let Some(family) = family(ip.as_str().unwrap_or_default()) {
-            let words = format!("{family} is not configured on this cluster");
-            causes.push(Cause::invalid(format!("spec.clusterIPs[{i}]"), Value::Array(ips.to_vec()), &words));
-        }
-    }
-    if policy == "RequireDualStack" && known.len() < 2 && !free_choice {
-        let words = "this cluster is not configured for dual-stack services";
-        causes.push(Cause::invalid("spec.ipFamilyPolicy", policy, words));
-    }
-}
-
 fn load_balancer(object: &Value, causes: &mut Vec<Cause>) {
     let is_load_balancer = text(object, "/spec/type") == "LoadBalancer";
     let ranges = items(object, "/spec/loadBalancerSourceRanges");
     if !ranges.is_empty() && !is_load_balancer {
         causes.push(Cause::forbidden("spec.loadBalancerSourceRanges", ONLY_LOAD_BALANCER));
     }
-    for (i, range) in ranges.iter().enumerate() {
-        let range = range.as_str().unwrap_or_default().trim();
-        for fault in syntax::cidr(range) {
-            causes.push(Cause::invalid(format!("spec.loadBalancerSourceRanges[{i}]"), range, &fault));
-        }
+    for (i, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
+        check_range(&format!("spec.loadBalancerSourceRanges[{i}]"), range, causes);
     }
     if at(object, "/spec/allocateLoadBalancerNodePorts").is_some() && !is_load_balancer {
         causes.push(Cause::forbidden("spec.allocateLoadBalancerNodePorts", ONLY_LOAD_BALANCER));
@@ -295,46 +252,51 @@ fn traffic(object: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid("spec.healthCheckNodePort", port, &fault));
         }
     }
-    let internal = text(object, "/spec/internalTrafficPolicy");
-    if !internal.is_empty() && !policies.contains(&internal) {
-        causes.push(Cause::not_supported("spec.internalTrafficPolicy", internal, &policies));
+    for (field, supported) in
+        [("internalTrafficPolicy", policies.as_slice()), ("trafficDistribution", &["PreferClose"])]
+    {
+        if let Some(given) = at(object, &format!("/spec/{field}")).and_then(Value::as_str)
+            && !supported.contains(&given)
+        {
+            causes.push(Cause::not_supported(format!("spec.{field}"), given, supported));
+        }
     }
-    let spread = text(object, "/spec/trafficDistribution");
-    let spreads = ["PreferClose", "PreferSameNode", "PreferSameZone"];
-    if !spread.is_empty() && !spreads.contains(&spread) {
-        causes.push(Cause::not_supported("spec.trafficDistribution", spread, &spreads));
+}
+
+/// Faults of `status.loadBalancer`.
+pub(super) fn status(object: &Value) -> Vec<Cause> {
+    let ingress = items(object, "/status/loadBalancer/ingress");
+    if !ingress.is_empty() && text(object, "/spec/type") != "LoadBalancer" {
+        let words = "may only be used when `spec.type` is 'LoadBalancer'";
+        return vec![Cause::forbidden("status.loadBalancer.ingress", words)];
     }
+    let mut causes = load_balancer_status(object);
+    for (i, ingress) in ingress.iter().enumerate() {
+        let field = format!("status.loadBalancer.ingress[{i}].ipMode");
+        let Some(mode) = at(ingress, "/ipMode").and_then(Value::as_str) else { continue };
+        if is_blank(ingress.get("ip")) {
+            causes.push(Cause::forbidden(field, "may not be specified when `ip` is not set"));
+        } else if !IP_MODES.contains(&mode) {
+            causes.push(Cause::not_supported(field, mode, &IP_MODES));
+        }
+    }
+    causes
 }
 
 /// Faults of a change.
 pub(super) fn update(new: &Value, old: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let once = "may not change once set";
-    if has_cluster_ip(old) && has_cluster_ip(new) {
-        for field in ["clusterIPs", "ipFamilies"] {
-            let pointer = format!("/spec/{field}");
-            let (was, is) = (items(old, &pointer), items(new, &pointer));
-            if was.is_empty() {
-                continue;
-            }
-            if is.is_empty() {
-                let words = format!("primary {field} can not be unset");
-                causes.push(Cause::invalid(format!("spec.{field}[0]"), Value::Array(is.to_vec()), &words));
-                continue;
-            }
-            for (i, (was, is_now)) in was.iter().zip(is).enumerate() {
-                if was != is_now {
-                    let all = Value::Array(is.to_vec());
-                    causes.push(Cause::invalid(format!("spec.{field}[{i}]"), all, once));
-                }
-            }
-        }
+    addresses::check_update(new, old, &mut causes);
+    if new.get("spec") == old.get("spec")
+        && new.pointer("/metadata/annotations") != old.pointer("/metadata/annotations")
+    {
+        annotations(new, &mut causes); // a change of the spec has them looked at with all the rest
     }
     let class = |object: &Value| at(object, "/spec/loadBalancerClass").cloned();
     let both = text(old, "/spec/type") == "LoadBalancer" && text(new, "/spec/type") == "LoadBalancer";
     if both && class(old) != class(new) {
         let given = class(new).unwrap_or(Value::Null);
-        causes.push(Cause::invalid("spec.loadBalancerClass", given, once));
+        causes.push(Cause::invalid("spec.loadBalancerClass", given, "may not change once set"));
     }
     let port = |object: &Value| int(object, "/spec/healthCheckNodePort");
     if has_health_check(old) && has_health_check(new) && port(old) != port(new) {
