@@ -6,6 +6,8 @@ mod accounts;
 mod common;
 #[path = "kubectl/interactive.rs"]
 mod interactive;
+#[path = "kubectl/networks.rs"]
+mod networks;
 
 use common::{Kubectl, LONG, Lab, eventually, is_there, says};
 use std::{
@@ -73,6 +75,8 @@ fn kubectl_is_at_home() {
     objects_are_shown(&kubectl);
     objects_are_changed(&kubectl);
     accounts::namespaces_have_accounts(&kubectl);
+    networks::ingresses_have_classes(&kubectl);
+    networks::services_get_addresses_of_further_networks(&kubectl);
     pods_are_entered(&kubectl);
     pods_are_attached_to(&kubectl);
     interactive::containers_are_talked_to(&kubectl);

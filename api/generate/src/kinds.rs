@@ -83,6 +83,10 @@ pub fn add(generator: &mut SchemaGenerator, resource: &Resource) -> anyhow::Resu
         }
         ("events.k8s.io", "v1", "Event") => generator.subschema_for::<events::v1::Event>(),
         ("networking.k8s.io", "v1", "Ingress") => generator.subschema_for::<networking::v1::Ingress>(),
+        ("networking.k8s.io", "v1", "IPAddress") => generator.subschema_for::<networking::v1::IPAddress>(),
+        ("networking.k8s.io", "v1", "ServiceCIDR") => {
+            generator.subschema_for::<networking::v1::ServiceCIDR>()
+        }
         ("networking.k8s.io", "v1", "IngressClass") => {
             generator.subschema_for::<networking::v1::IngressClass>()
         }

@@ -128,7 +128,8 @@ impl Agent {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
         let Self { config, identity, pod_cidr, nameserver, ingress, node_server, health } = self;
         let client = config.client.clone();
-        let mut kinds = vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::EndpointSlices];
+        let mut kinds =
+            vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::ServiceCidrs, Kind::EndpointSlices];
         if ingress.is_some() {
             kinds.extend([Kind::Ingresses, Kind::IngressClasses, Kind::Secrets]);
         }

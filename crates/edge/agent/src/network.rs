@@ -6,6 +6,7 @@
 //! Invariant: until this node's Node has a podCIDR nothing is changed, so a restart takes nothing away.
 
 use crate::{AgentError, NodeIdentity, Snapshots, tunnel::TunnelProcess};
+use minisvc_apimachinery::service_cidr::extended;
 use minisvc_datapath::{announce::announce, link::LinkTarget, netns::NetnsDir};
 use minisvc_podnet::{LocalPod, NodeView, PodNetwork, desired, owned};
 use minisvc_reconcile::{Backoff, Rejection};
@@ -84,9 +85,10 @@ impl NetworkLoop {
 
     fn desired(&mut self, pods: &LocalPods, held: &[IpAddr]) -> Option<PodNetwork> {
         let snapshot = self.snapshots.borrow_and_update().clone()?;
+        let cluster = extended(&self.identity.cluster, &snapshot.service_cidrs);
         let view = NodeView {
             node_name: &self.identity.name,
-            cluster: &self.identity.cluster,
+            cluster: &cluster,
             underlay: &self.identity.underlay,
             lb_addresses: held,
         };

@@ -7,7 +7,7 @@
 //! and nothing else.
 
 use crate::{NodeIdentity, Snapshots};
-use minisvc_apimachinery::{ObjectKey, Snapshot, resource::SERVICES};
+use minisvc_apimachinery::{ObjectKey, Snapshot, resource::SERVICES, service_cidr::extended};
 use minisvc_client::events::{Occurrence, Recorder};
 use minisvc_datapath::{
     conntrack,
@@ -66,7 +66,7 @@ impl ServiceLoop {
                     table = None;
                     read_back_at = Instant::now() + RECHECK;
                 }
-                let node = self.view();
+                let node = self.view(&snapshot);
                 let pass = tokio::task::spawn_blocking(move || pass(table, node, &snapshot)).await;
                 match pass {
                     Ok(Ok((done, rejected))) => {
@@ -96,11 +96,11 @@ impl ServiceLoop {
         }
     }
 
-    fn view(&self) -> NodeView {
+    fn view(&self, snapshot: &Snapshot) -> NodeView {
         NodeView {
             name: self.identity.name.clone(),
             addresses: vec![self.identity.underlay.address],
-            cluster: self.identity.cluster.clone(),
+            cluster: extended(&self.identity.cluster, &snapshot.service_cidrs),
         }
     }
 
@@ -134,7 +134,10 @@ fn pass(
     snapshot: &Snapshot,
 ) -> Result<(Table, Option<Vec<Rejection>>), NftError> {
     let mut table = match table {
-        Some(table) => table,
+        Some(mut table) => {
+            table.planner.set_node(node);
+            table
+        }
         None => {
             let mut target = ServiceTableTarget::open()?;
             let actual = target.observe()?;

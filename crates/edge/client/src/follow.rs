@@ -16,7 +16,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
-    networking::v1::{Ingress, IngressClass},
+    networking::v1::{IPAddress, Ingress, IngressClass, ServiceCIDR},
 };
 use kube::{
     Api,
@@ -63,6 +63,8 @@ pub enum Kind {
     EndpointSlices,
     Ingresses,
     IngressClasses,
+    IpAddresses,
+    ServiceCidrs,
     Secrets,
     Leases,
     ServiceAccounts,
@@ -242,6 +244,12 @@ fn follow_kind(
         Kind::IngressClasses => Box::pin(run::<IngressClass>(kube, config, kind, shared, |s, o| {
             s.ingress_classes = o;
         })),
+        Kind::IpAddresses => {
+            Box::pin(run::<IPAddress>(kube, config, kind, shared, |s, o| s.ip_addresses = o))
+        }
+        Kind::ServiceCidrs => {
+            Box::pin(run::<ServiceCIDR>(kube, config, kind, shared, |s, o| s.service_cidrs = o))
+        }
         Kind::Secrets => Box::pin(run::<Secret>(kube, config, kind, shared, |s, o| s.secrets = o)),
         Kind::Leases => Box::pin(run::<Lease>(kube, config, kind, shared, |s, o| s.leases = o)),
         Kind::ServiceAccounts => Box::pin(run::<ServiceAccount>(kube, config, kind, shared, |s, o| {

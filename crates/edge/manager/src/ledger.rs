@@ -39,6 +39,7 @@ pub(crate) enum Controller {
     Scheduler,
     NodeIpam,
     ServiceLb,
+    ServiceCidr,
     IngressStatus,
     Namespace,
     ServiceAccount,

@@ -106,12 +106,14 @@ impl Manager {
             Kind::EndpointSlices,
             Kind::Ingresses,
             Kind::IngressClasses,
+            Kind::ServiceCidrs,
             Kind::Leases,
             Kind::ServiceAccounts,
         ])
         .with_fields(Kind::ConfigMaps, &format!("metadata.name={}", service_account::ROOT_CA));
         let follower = follow(&client, &interest);
-        let rest = follow(&client, &Interest::in_metadata_of([Kind::ConfigMaps, Kind::Secrets]));
+        let rest =
+            follow(&client, &Interest::in_metadata_of([Kind::ConfigMaps, Kind::IpAddresses, Kind::Secrets]));
         let (ready, receiver) = watch::channel(false);
         let health = Health { ready: receiver, contact: follower.contact() };
         Self { client, config, follower, rest, ready, health }

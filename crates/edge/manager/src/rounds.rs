@@ -13,7 +13,7 @@ use minisvc_client::ApiClient;
 use minisvc_controllers::{
     Notice, Plan, Write, bootstrap, garbage, ingress_status, namespace, node_ipam,
     node_lifecycle::{self, Observations},
-    scheduler, service_account, service_lb,
+    scheduler, service_account, service_cidr, service_lb,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -47,6 +47,7 @@ const WHOLE: &[(Controller, Kinds)] = &[
             && a.endpoints.ptr_eq(&b.endpoints)
             && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
             && a.ingress_classes.ptr_eq(&b.ingress_classes)
+            && a.service_cidrs.ptr_eq(&b.service_cidrs)
     }),
     (Controller::NodeLifecycle, |a, b| a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods)),
     (Controller::Scheduler, |a, b| {
@@ -60,6 +61,9 @@ const WHOLE: &[(Controller, Kinds)] = &[
     (Controller::ReplicaSet, |a, b| a.replica_sets.ptr_eq(&b.replica_sets) && a.pods.ptr_eq(&b.pods)),
     (Controller::NodeIpam, |a, b| a.nodes.ptr_eq(&b.nodes)),
     (Controller::ServiceLb, |a, b| a.services.ptr_eq(&b.services)),
+    (Controller::ServiceCidr, |a, b| {
+        a.service_cidrs.ptr_eq(&b.service_cidrs) && a.services.ptr_eq(&b.services)
+    }),
     (Controller::IngressStatus, |a, b| {
         a.ingresses.ptr_eq(&b.ingresses)
             && a.ingress_classes.ptr_eq(&b.ingress_classes)
@@ -80,6 +84,7 @@ const WHOLE: &[(Controller, Kinds)] = &[
             && a.nodes.ptr_eq(&b.nodes)
             && a.ingresses.ptr_eq(&b.ingresses)
             && a.ingress_classes.ptr_eq(&b.ingress_classes)
+            && a.service_cidrs.ptr_eq(&b.service_cidrs)
             && a.service_accounts.ptr_eq(&b.service_accounts)
             && a.leases.len() == b.leases.len()
     }),
@@ -279,6 +284,7 @@ impl Rounds {
             Controller::Scheduler => scheduler::plan(snapshot, time),
             Controller::NodeIpam => node_ipam::plan(snapshot, &config.cluster),
             Controller::ServiceLb => service_lb::plan(snapshot, &config.cluster),
+            Controller::ServiceCidr => service_cidr::plan(snapshot, &config.cluster, time),
             Controller::IngressStatus => ingress_status::plan(snapshot),
             Controller::Namespace => namespace::plan(snapshot),
             Controller::ServiceAccount => service_account::plan(snapshot),

@@ -62,9 +62,7 @@ fn address(number: u128, like: IpAddr) -> Option<IpAddr> {
 
 /// The virtual addresses of one service network.
 ///
-/// The network's own address and, in IPv4, its broadcast address are no members. The first address belongs to the
-/// Service `default/kubernetes`, the tenth to cluster DNS: both are members, neither is ever given by
-/// [`AddressPool::next`].
+/// The network's own address and, in IPv4, its broadcast address are no members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressPool {
     net: IpNet,
@@ -96,25 +94,10 @@ impl AddressPool {
         address.is_ipv4() == self.net.addr().is_ipv4() && self.slots.contains(number(address))
     }
 
-    /// The first address: of the Service `default/kubernetes`.
-    pub fn api_address(&self) -> Option<IpAddr> {
-        self.slots.nth(0).and_then(|n| address(n, self.net.addr()))
-    }
-
-    /// The tenth address: of cluster DNS.
-    pub fn dns_address(&self) -> Option<IpAddr> {
-        self.slots.nth(9).and_then(|n| address(n, self.net.addr()))
-    }
-
-    /// Whether the address is kept for `default/kubernetes` or cluster DNS.
-    pub fn is_reserved(&self, address: IpAddr) -> bool {
-        Some(address) == self.api_address() || Some(address) == self.dns_address()
-    }
-
     /// A free address: from the upper band, else from the static one; the search starts where `seed` says.
     pub fn next(&self, is_used: impl Fn(IpAddr) -> bool, seed: u64) -> Option<IpAddr> {
         let like = self.net.addr();
-        let free = |n| address(n, like).is_some_and(|ip| !self.is_reserved(ip) && !is_used(ip));
+        let free = |n| address(n, like).is_some_and(|ip| !is_used(ip));
         self.slots.next(free, seed).and_then(|n| address(n, like))
     }
 }

@@ -237,6 +237,15 @@ pub static REPLICA_SETS: Resource = workload("ReplicaSet", "replicasets", "repli
 /// autoscaling/v1 Scale: what the subresource `scale` is read and written as; stored nowhere.
 pub static SCALE: Resource =
     Resource { group: "autoscaling", verbs: &[], ..core("Scale", "scales", "scale", &[], true) };
+/// networking.k8s.io/v1 IPAddress.
+pub static IP_ADDRESSES: Resource =
+    Resource { group: "networking.k8s.io", ..core("IPAddress", "ipaddresses", "ipaddress", &["ip"], false) };
+/// networking.k8s.io/v1 ServiceCIDR.
+pub static SERVICE_CIDRS: Resource = Resource {
+    group: "networking.k8s.io",
+    subresources: &["status"],
+    ..core("ServiceCIDR", "servicecidrs", "servicecidr", &[], false)
+};
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Resource =
     Resource { group: "coordination.k8s.io", ..core("Lease", "leases", "lease", &[], true) };
@@ -259,6 +268,8 @@ pub static RESOURCES: &[&Resource] = &[
     &EVENTS_K8S_IO,
     &INGRESS_CLASSES,
     &INGRESSES,
+    &IP_ADDRESSES,
+    &SERVICE_CIDRS,
 ];
 
 const fn review(

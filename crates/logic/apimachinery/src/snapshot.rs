@@ -11,7 +11,7 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
-        networking::v1::{Ingress, IngressClass},
+        networking::v1::{IPAddress, Ingress, IngressClass, ServiceCIDR},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -107,6 +107,10 @@ snapshot! {
     ingresses: Ingress = INGRESSES,
     /// networking.k8s.io/v1 IngressClasses.
     ingress_classes: IngressClass = INGRESS_CLASSES,
+    /// networking.k8s.io/v1 IPAddresses.
+    ip_addresses: IPAddress = IP_ADDRESSES,
+    /// networking.k8s.io/v1 ServiceCIDRs.
+    service_cidrs: ServiceCIDR = SERVICE_CIDRS,
     /// v1 Secrets.
     secrets: Secret = SECRETS,
     /// coordination.k8s.io/v1 Leases.

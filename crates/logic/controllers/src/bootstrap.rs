@@ -1,8 +1,8 @@
-//! The namespaces, Services and the IngressClass that every cluster has.
+//! What every cluster has.
 //!
 //! Namespaces `default`, `kube-system`, `kube-public`, `kube-node-lease`; Service `default/kubernetes` (the API server, by
 //! hand-made Endpoints and a hand-made EndpointSlice) and `kube-system/kube-dns` (cluster DNS; answered on each node, so without endpoints);
-//! IngressClass `minisvc`, of what the nodes serve Ingresses by.
+//! IngressClass `minisvc`, of what the nodes serve Ingresses by; ServiceCIDR `kubernetes`, of the cluster's own networks.
 
 use crate::{
     endpoint_slice_mirroring::SKIP_MIRROR,
@@ -15,7 +15,8 @@ use k8s_openapi::api::{
 use minisvc_apimachinery::{
     ClusterConfig, ObjectKey, Snapshot,
     ingress_class::{CLASS, CONTROLLER},
-    resource::{ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, NAMESPACES, SERVICES},
+    resource::{ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, NAMESPACES, SERVICE_CIDRS, SERVICES},
+    service_cidr,
 };
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,16 @@ pub fn plan(snapshot: &Snapshot, cluster: &ClusterConfig, api_server: SocketAddr
             "metadata": { "name": CLASS }, "spec": { "controller": CONTROLLER },
         });
         plan.writes.push(Write::Create { resource: &INGRESS_CLASSES, key, object });
+    }
+    for (name, nets) in service_cidr::own(cluster) {
+        let key = ObjectKey::cluster(&name);
+        if !snapshot.service_cidrs.contains_key(&key) {
+            let object = json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+                "metadata": { "name": name }, "spec": { "cidrs": nets },
+            });
+            plan.writes.push(Write::Create { resource: &SERVICE_CIDRS, key, object });
+        }
     }
     let exists = |namespace: &str| snapshot.namespaces.contains_key(&ObjectKey::cluster(namespace));
     if exists("default") {
@@ -179,6 +190,7 @@ mod tests {
         }
         assert!(plan(&world.snapshot, &config, api).is_settled());
         assert_eq!(world.snapshot.namespaces.len(), 4);
+        assert!(world.snapshot.service_cidrs.contains_key(&ObjectKey::cluster("kubernetes")));
         assert!(world.snapshot.ingress_classes.contains_key(&ObjectKey::cluster("minisvc")));
         let dns = &world.snapshot.services[&ObjectKey::new("kube-system", "kube-dns")];
         assert_eq!(cluster_ip(dns), Some("10.43.0.10"));

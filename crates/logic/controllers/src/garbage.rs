@@ -13,15 +13,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use minisvc_apimachinery::{
     ObjectKey, Resource, Snapshot,
     resource::{
-        self, CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, INGRESSES, LEASES,
-        NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+        self, CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, INGRESSES, IP_ADDRESSES,
+        LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS, SERVICES,
     },
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Kinds of which `main` holds every object: what is not there does not exist.
-pub const FOLLOWED: [&Resource; 12] = [
+pub const FOLLOWED: [&Resource; 13] = [
     &DEPLOYMENTS,
     &ENDPOINTS,
     &INGRESS_CLASSES,
@@ -31,12 +31,13 @@ pub const FOLLOWED: [&Resource; 12] = [
     &REPLICA_SETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
+    &SERVICE_CIDRS,
     &LEASES,
     &ENDPOINT_SLICES,
     &INGRESSES,
 ];
 /// Kinds of which `rest` holds every object's metadata, for this alone.
-pub const METADATA_ONLY: [&Resource; 2] = [&CONFIG_MAPS, &SECRETS];
+pub const METADATA_ONLY: [&Resource; 3] = [&CONFIG_MAPS, &IP_ADDRESSES, &SECRETS];
 
 const FOREGROUND: &str = "foregroundDeletion";
 

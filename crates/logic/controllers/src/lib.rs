@@ -10,6 +10,7 @@
 //! - [`node_ipam`]: each node's part of the Pod network.
 //! - [`node_lifecycle`]: nodes that fell silent, Pods whose node is gone.
 //! - [`service_account`]: the default account and the CA's certificates in each namespace.
+//! - [`service_cidr`]: networks of Services' addresses that come and go.
 //! - [`service_lb`]: addresses of Services of type LoadBalancer.
 //! - [`ingress_status`]: the addresses at which an Ingress is reached.
 //! - [`namespace`]: emptying what is being deleted.
@@ -34,6 +35,7 @@ pub mod plan;
 pub mod replica_set;
 pub mod scheduler;
 pub mod service_account;
+pub mod service_cidr;
 pub mod service_lb;
 #[cfg(test)]
 mod world;

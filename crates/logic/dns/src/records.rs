@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, Synced, snapshot::Objects};
+use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, Synced, service_cidr, snapshot::Objects};
 use minisvc_reconcile::Rejection;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -22,6 +23,8 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub struct Records {
     pub(crate) zone: Arc<str>,
     pub(crate) reverse_zones: Arc<[IpNet]>,
+    config: Arc<ClusterConfig>,
+    service_cidrs: Objects<ServiceCIDR>,
     pub(crate) dns_addresses: Arc<[IpAddr]>,
     pub(crate) serial: u32,
     /// Namespace → Service → what its names answer.
@@ -79,6 +82,8 @@ impl Records {
         let mut records = Self {
             zone: zone.into(),
             reverse_zones: config.service_cidrs.iter().chain(&config.cluster_cidrs).copied().collect(),
+            config: config.clone().into(),
+            service_cidrs: OrdMap::new(),
             dns_addresses: config.dns_address().into_iter().collect(),
             serial: 0,
             entries: OrdMap::new(),
@@ -120,11 +125,24 @@ impl Records {
         }
         self.services = snapshot.services.clone();
         self.slices = new;
-        let mut changed = false;
+        let mut changed = self.find_reverse_zones(snapshot);
         for key in touched {
             changed |= self.refresh(&key);
         }
         self.serial = self.serial.wrapping_add(u32::from(changed));
+        changed
+    }
+
+    /// Makes the reverse zones those of the networks there are; returns whether they changed.
+    fn find_reverse_zones(&mut self, snapshot: &Snapshot) -> bool {
+        if self.service_cidrs.ptr_eq(&snapshot.service_cidrs) {
+            return false;
+        }
+        self.service_cidrs = snapshot.service_cidrs.clone();
+        let config = service_cidr::extended(&self.config, &self.service_cidrs);
+        let zones: Arc<[IpNet]> = config.service_cidrs.iter().chain(&config.cluster_cidrs).copied().collect();
+        let changed = zones != self.reverse_zones;
+        self.reverse_zones = zones;
         changed
     }
 

@@ -256,6 +256,27 @@ fn an_empty_cluster_still_has_its_zone() {
 }
 
 #[test]
+fn addresses_of_further_networks_have_names() {
+    let mut world = world();
+    let (key, far) = service(
+        "default",
+        "far",
+        r#"{"clusterIP":"10.77.0.5","clusterIPs":["10.77.0.5"],"ports":[{"port":80}]}"#,
+    );
+    world.services.insert(key, far);
+    let mut records = records(&world);
+    let name = "5.0.77.10.in-addr.arpa";
+    assert!(matches!(ask(&records, name, RecordType::Ptr), Answer::Forward));
+    let cidr = r#"{"metadata":{"name":"more"},"spec":{"cidrs":["10.77.0.0/24"]}}"#;
+    world.service_cidrs.insert(ObjectKey::cluster("more"), Arc::new(serde_json::from_str(cidr).unwrap()));
+    assert!(records.update(&Synced::after_all_lists(world.clone())));
+    assert_eq!(lines(&ask(&records, name, RecordType::Ptr)), "@ PTR far.default.svc.cluster.local");
+    world.service_cidrs.clear();
+    assert!(records.update(&Synced::after_all_lists(world)));
+    assert!(matches!(ask(&records, name, RecordType::Ptr), Answer::Forward));
+}
+
+#[test]
 fn the_serial_rises_only_when_a_record_changes() {
     let mut world = world();
     let mut records = records(&world);

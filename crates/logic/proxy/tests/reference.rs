@@ -125,7 +125,13 @@ proptest! {
         let mut world = world;
         let mut planner = Planner::new(node_view(), &ServiceTable::new());
         let mut kernel = ServiceTable::new();
-        for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
+        for (step, change) in std::iter::once(None).chain(changes.into_iter().map(Some)).enumerate() {
+            // Every third step the Services' networks become more, or fewer again.
+            let mut node = node_view();
+            if step % 3 == 2 {
+                node.cluster.service_cidrs.push("10.77.0.0/24".parse().unwrap());
+            }
+            planner.set_node(node.clone());
             if let Some(change) = change {
                 world.change(change);
             }
@@ -136,7 +142,7 @@ proptest! {
                     Op::Put(key, value) => kernel.insert(key, value),
                 };
             }
-            let whole = desired(&snapshot, &node_view(), planner.table());
+            let whole = desired(&snapshot, &node, planner.table());
             prop_assert_eq!(&kernel, planner.table());
             prop_assert_eq!(planner.table(), &whole.desired);
             prop_assert_eq!(planner.rejected(), whole.rejected);

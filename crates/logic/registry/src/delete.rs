@@ -23,7 +23,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// a second delete can only shorten the period. [`Outcome::object`] is the object as it was last.
 ///
 /// # Errors
-/// 404 if it is not there, 403 for what may never be deleted, 409 if a precondition does not hold.
+/// 404 if it is not there, 403 for what may not be deleted, 409 if a precondition does not hold.
 pub fn delete(
     ctx: &mut Context<'_>,
     view: &dyn Read,
@@ -36,8 +36,9 @@ pub fn delete(
     let stored = view.get(&r.storage_key(key)).ok_or_else(|| Status::not_found(r, &key.name))?;
     let old = parse(&stored);
     check_preconditions(r, key, options, &old)?;
-    if let Some(why) = strategy.undeletable(&key.name) {
-        return Err(Status::forbidden(r, &key.name, why));
+    let subject = Subject { resource: r, key, cluster: ctx.cluster };
+    if let Some(why) = strategy.undeletable(&old, view, &subject) {
+        return Err(Status::forbidden(r, &key.name, &why));
     }
     let dry_run = ctx.dry_run || options.dry_run;
     let grace = strategy.grace(&old, options.grace_period_seconds);
@@ -45,7 +46,6 @@ pub fn delete(
     let propagation = settle(&mut new, options.propagation);
     let held = !items(&new, "/metadata/finalizers").is_empty() || strategy.is_held_back(&old);
     let released = if propagation == Propagation::Orphan { orphan(view, &old) } else { Vec::new() };
-    let subject = Subject { resource: r, key, cluster: ctx.cluster };
     if grace.unwrap_or(0) == 0 && !held {
         let mut outcome = remove(ctx, view, &subject, old.clone(), &old, released)?;
         if dry_run {

@@ -5,6 +5,7 @@
 //!
 //! - [`create`], [`update`], [`patch`], [`apply`], [`delete`], [`bind`], [`evict`]: the verbs, alike for every kind.
 //! - [`token_request`], [`check_token`]: tokens of ServiceAccounts.
+//! - [`upgrade`]: what older versions stored otherwise.
 //! - [`table`]: `meta.k8s.io/v1` Table, as kubectl prints it.
 //! - `kinds`: one file a kind, each a [`strategy::Strategy`].
 //! - `meta`: what holds for `metadata` of every kind; `syntax`: names, labels, addresses.
@@ -28,13 +29,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod update;
+mod upgrade;
 mod value;
 
 pub use context::{Context, DeleteOptions, Outcome, Preconditions, Propagation};
 pub use create::create;
 pub use delete::delete;
 pub use kinds::pod::{bind, evict};
-pub use kinds::service::{CLUSTER_IP_RECORDS, NODE_PORT_RECORDS};
+pub use kinds::service::NODE_PORT_RECORDS;
 pub use kinds::service_account::{
     AccountRole, Bound, Claims, Issue, Reference, account_role, account_user, answered, check_token,
     token_request,
@@ -44,3 +46,4 @@ pub use owners::apply;
 pub use scale::scale;
 pub use table::{IncludeObject, table};
 pub use update::{patch, update};
+pub use upgrade::upgrade;

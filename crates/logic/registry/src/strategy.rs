@@ -112,8 +112,8 @@ pub(crate) trait Strategy: Sync {
         true
     }
 
-    /// Why the object may never be deleted.
-    fn undeletable(&self, _name: &str) -> Option<&'static str> {
+    /// Why the object may not be deleted, by nobody.
+    fn undeletable(&self, _object: &Value, _view: &dyn Read, _subject: &Subject<'_>) -> Option<String> {
         None
     }
 

@@ -177,7 +177,7 @@ static NODE: LazyLock<Role> = LazyLock::new(|| {
         rules: vec![
             Rule::new(READ, "", &readable),
             Rule::new(READ, "discovery.k8s.io", &["endpointslices"]),
-            Rule::new(READ, "networking.k8s.io", &["ingresses", "ingressclasses"]),
+            Rule::new(READ, "networking.k8s.io", &["ingresses", "ingressclasses", "servicecidrs"]),
             Rule::new(READ, "coordination.k8s.io", &["leases"]),
             Rule::new(&["create"], "", &["nodes"]).limited(Limit::OwnName),
             Rule::new(&["get", "patch", "update"], "", &["nodes", "nodes/status"]).limited(Limit::OwnName),

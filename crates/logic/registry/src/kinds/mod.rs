@@ -12,6 +12,7 @@ mod endpoints;
 mod event;
 mod ingress;
 mod ingress_class;
+pub(crate) mod ip_address;
 mod lease;
 mod namespace;
 mod node;
@@ -20,6 +21,7 @@ mod replica_set;
 mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
+mod service_cidr;
 pub(crate) mod workload;
 
 /// The rules of a kind.
@@ -33,6 +35,8 @@ pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
         ("", "events") => &event::Events,
         ("events.k8s.io", "events") => &event::EventsK8sIo,
         ("networking.k8s.io", "ingressclasses") => &ingress_class::IngressClasses,
+        ("networking.k8s.io", "ipaddresses") => &ip_address::IpAddresses,
+        ("networking.k8s.io", "servicecidrs") => &service_cidr::ServiceCidrs,
         ("networking.k8s.io", "ingresses") => &ingress::Ingresses,
         ("coordination.k8s.io", "leases") => &lease::Leases,
         ("", "namespaces") => &namespace::Namespaces,

@@ -11,7 +11,7 @@ use crate::{
     value::{at, items, keep, object_mut, set, text},
 };
 use k8s_openapi::api::core::v1::Namespace;
-use minisvc_apimachinery::Cause;
+use minisvc_apimachinery::{Cause, storage::Read};
 use serde_json::{Value, json};
 
 const IMMORTAL: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
@@ -78,8 +78,9 @@ impl Strategy for Namespaces {
         Vec::new()
     }
 
-    fn undeletable(&self, name: &str) -> Option<&'static str> {
-        IMMORTAL.contains(&name).then_some("this namespace may not be deleted")
+    fn undeletable(&self, _object: &Value, _view: &dyn Read, subject: &Subject<'_>) -> Option<String> {
+        let immortal = IMMORTAL.contains(&subject.key.name.as_str());
+        immortal.then(|| "this namespace may not be deleted".to_owned())
     }
 
     fn mark_terminating(&self, object: &mut Value) {

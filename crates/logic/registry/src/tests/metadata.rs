@@ -176,9 +176,9 @@ fn a_service_held_by_a_finalizer_keeps_its_address_until_the_end() {
         "spec": {"clusterIP": "10.43.0.7", "ports": [{"port": 1}]}});
     world.create(object).unwrap();
     world.delete(&SERVICES, "web", &DeleteOptions::default()).unwrap();
-    assert!(world.record("_clusterips/10.43.0.7").is_some());
+    assert!(world.holder("10.43.0.7").is_some());
     world.change(&SERVICES, "web", None, |object| object["metadata"]["finalizers"] = json!([])).unwrap();
-    assert!(world.record("_clusterips/10.43.0.7").is_none() && world.get(&SERVICES, "web").is_none());
+    assert!(world.holder("10.43.0.7").is_none() && world.get(&SERVICES, "web").is_none());
 }
 
 #[test]

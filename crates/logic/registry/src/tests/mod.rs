@@ -4,7 +4,7 @@ use crate::{Context, DeleteOptions, Outcome, Status, create, delete, patch, upda
 use bytes::Bytes;
 use minisvc_apimachinery::{
     ClusterConfig, ObjectKey, Resource,
-    resource::{NAMESPACES, by_kind},
+    resource::{IP_ADDRESSES, NAMESPACES, by_kind},
     storage::{Change, Read, Stored},
 };
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 mod events;
 mod kinds;
 mod metadata;
+mod networks;
 mod odd;
 mod owners;
 mod pods;
@@ -181,6 +182,13 @@ impl World {
     /// The owner of a record.
     pub(super) fn record(&self, key: &str) -> Option<String> {
         self.store.get(key).map(|stored| String::from_utf8(stored.value.to_vec()).unwrap())
+    }
+
+    /// The Service that an address is recorded for, as `services/NAMESPACE/NAME`.
+    pub(super) fn holder(&self, address: &str) -> Option<String> {
+        let parent = self.get(&IP_ADDRESSES, address)?["spec"]["parentRef"].clone();
+        let part = |field: &str| parent[field].as_str().unwrap_or_default().to_owned();
+        Some(format!("{}/{}/{}", part("resource"), part("namespace"), part("name")))
     }
 
     /// Creates the object, which must be refused and change nothing; the faults without the preamble.

@@ -30,6 +30,8 @@ fn samples() -> Vec<Value> {
     // The same objects as v1 Events, so another name.
     let mut renamed = meta.clone();
     renamed["name"] = json!("b");
+    let mut address = meta.clone();
+    address["name"] = json!("192.0.2.7");
     vec![
         json!({"apiVersion": "v1", "kind": "Service", "metadata": meta,
             "spec": {"type": "LoadBalancer", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "ipFamilies": ["IPv4"],
@@ -74,6 +76,10 @@ fn samples() -> Vec<Value> {
                 "defaultBackend": {"service": {"name": "a", "port": {"name": "b"}}},
                 "rules": [{"host": "a.b", "http": {"paths": [{"path": "/", "pathType": "Exact", "backend": {"service": {"name": "a", "port": {"number": 1}}}}]}}]},
             "status": {"loadBalancer": {"ingress": [{"hostname": "h"}]}}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": meta, "spec": {"cidrs": ["10.60.0.0/24"]},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": address, "spec": {"parentRef": {
+            "group": "a.b", "resource": "c", "namespace": "d", "name": "e"}}}),
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": meta,
             "spec": {"controller": "a.b/c", "parameters": {"apiGroup": "d.e", "kind": "F", "name": "g", "scope": "Namespace", "namespace": "h"}}}),
     ]

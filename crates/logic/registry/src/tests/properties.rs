@@ -2,7 +2,7 @@
 
 use super::{World, key};
 use crate::{DeleteOptions, patch};
-use minisvc_apimachinery::resource::SERVICES;
+use minisvc_apimachinery::resource::{IP_ADDRESSES, SERVICES};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -13,6 +13,8 @@ enum Step {
     Update(u8, Value),
     Patch(u8, Value),
     Delete(u8),
+    Keep(u8),
+    Release(u8),
 }
 
 fn port() -> impl Strategy<Value = Value> {
@@ -64,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..5_u8, spec()).prop_map(|(name, spec)| Step::Update(name, spec)),
         3 => (0..5_u8, spec()).prop_map(|(name, spec)| Step::Patch(name, spec)),
         1 => (0..5_u8).prop_map(Step::Delete),
+        1 => (0..20_u8).prop_map(Step::Keep),
+        1 => (0..20_u8).prop_map(Step::Release),
     ]
 }
 
@@ -76,7 +80,7 @@ fn scanned(world: &World) -> BTreeMap<String, String> {
         let kind = spec["type"].as_str().unwrap();
         let mut mine = Vec::new();
         for ip in spec["clusterIPs"].as_array().into_iter().flatten().filter(|ip| **ip != "None") {
-            mine.push(format!("_clusterips/{}", ip.as_str().unwrap()));
+            mine.push(crate::kinds::ip_address::key(ip.as_str().unwrap().parse().unwrap()));
         }
         // An ExternalName may carry node ports, as in Kubernetes, and has none of them.
         for port in spec["ports"].as_array().into_iter().flatten().filter(|_| kind != "ExternalName") {
@@ -90,7 +94,7 @@ fn scanned(world: &World) -> BTreeMap<String, String> {
             mine.push(format!("_nodeports/{number}"));
         }
         let wants_ip = kind != "ExternalName" && spec["clusterIP"] != "None";
-        assert_eq!(wants_ip, mine.iter().any(|record| record.starts_with("_clusterips/")), "{object}");
+        assert_eq!(wants_ip, mine.iter().any(|record| record.starts_with("ipaddresses")), "{object}");
         for record in mine {
             let other = all.insert(record.clone(), key.clone());
             assert_eq!(other, None, "{record} is held twice");
@@ -123,14 +127,19 @@ proptest! {
                     let outcome = world.run(|ctx, view| patch(ctx, view, &SERVICES, &key, &apply, None));
                     outcome.map(|outcome| world.store.commit(&outcome.changes)).is_err()
                 }
+                Step::Keep(n) => world.create(json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+                    "metadata": {"name": format!("10.43.0.{n}")}, "spec": {"parentRef": {"resource": "kept", "name": "k"}}})).is_err(),
+                Step::Release(n) => world.delete(&IP_ADDRESSES, &format!("10.43.0.{n}"), &DeleteOptions::default()).is_err(),
                 Step::Delete(name) => world.delete(&SERVICES, &format!("s{name}"), &DeleteOptions::default()).is_err(),
             };
             if refused {
                 prop_assert_eq!(&world.store.entries, &before);
             }
             let records: BTreeMap<String, String> = world.store.entries.iter()
-                .filter(|(key, _)| key.starts_with('_'))
-                .map(|(key, stored)| (key.clone(), String::from_utf8(stored.value.to_vec()).unwrap()))
+                .filter(|(key, _)| key.starts_with('_') || key.starts_with("ipaddresses"))
+                .filter(|(key, _)| key.rsplit('/').next().and_then(|name| world.holder(name)).is_none_or(|holder| holder != "kept//k"))
+                .map(|(key, stored)| (key.clone(), key.rsplit_once('/').and_then(|(_, name)| world.holder(name))
+                    .unwrap_or_else(|| String::from_utf8(stored.value.to_vec()).unwrap())))
                 .collect();
             prop_assert_eq!(records, scanned(&world), "after {:?}", step);
         }

@@ -10,7 +10,7 @@ fn all_are_refused(lines: &str, base: &Value, section: &str) {
         let (sent, expected) = line.split_once(" => ").unwrap();
         let sent: Value = serde_json::from_str(sent).unwrap();
         let mut object = base.clone();
-        object["metadata"] = json!({"name": "web"});
+        object["metadata"] = json!({"name": if base["kind"] == "IPAddress" { "192.0.2.7" } else { "web" }});
         let target = object.pointer_mut(section).unwrap().as_object_mut().unwrap();
         target.extend(sent.as_object().unwrap().clone());
         says(&world.refused(object), expected);
@@ -61,6 +61,19 @@ fn ingresses() {
 fn ingress_classes() {
     let base = base("networking.k8s.io/v1", "IngressClass");
     all_are_refused(include_str!("refusals/ingressclasses.txt"), &base, "/spec");
+}
+
+#[test]
+fn service_cidrs() {
+    let base = base("networking.k8s.io/v1", "ServiceCIDR");
+    all_are_refused(include_str!("refusals/servicecidrs.txt"), &base, "/spec");
+}
+
+#[test]
+fn ip_addresses() {
+    let mut base = base("networking.k8s.io/v1", "IPAddress");
+    base["spec"] = json!({"parentRef": {"resource": "gateways", "name": "g"}});
+    all_are_refused(include_str!("refusals/ipaddresses.txt"), &base, "");
 }
 
 #[test]

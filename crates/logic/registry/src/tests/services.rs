@@ -25,7 +25,7 @@ fn a_plain_service_gets_its_defaults_an_address_and_a_record() {
     assert_eq!(*spec, expected);
     assert_eq!(outcome.object["status"], json!({"loadBalancer": {}}));
     assert!(outcome.created && outcome.written);
-    assert_eq!(world.record(&format!("_clusterips/{ip}")).as_deref(), Some("services/default/web"));
+    assert_eq!(world.holder(ip).as_deref(), Some("services/default/web"));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn headless_and_external_names_get_no_address() {
         "spec": {"type": "ExternalName", "externalName": "example.com."}});
     let object = world.create(external).unwrap().object;
     assert!(object["spec"].get("clusterIP").is_none() && object["spec"].get("ipFamilies").is_none());
-    assert!(!world.store.entries.keys().any(|key| key.starts_with("_clusterips/")));
+    assert!(!world.store.entries.keys().any(|key| key.starts_with("ipaddresses")));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_given_address_or_port_is_taken_once() {
         "Service \"other\" is invalid: spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated"
     );
     world.delete(&SERVICES, "web", &Default::default()).unwrap();
-    assert!(world.record("_clusterips/10.43.0.5").is_none(), "deleting frees");
+    assert!(world.holder("10.43.0.5").is_none(), "deleting frees");
     world.create(other).unwrap();
 }
 

@@ -5,7 +5,13 @@ use minisvc_apimachinery::resource::SERVICES;
 use serde_json::{Value, json};
 
 fn records(world: &World) -> Vec<String> {
-    world.store.entries.keys().filter(|key| key.starts_with('_')).cloned().collect()
+    world
+        .store
+        .entries
+        .keys()
+        .filter(|key| key.starts_with('_') || key.starts_with("ipaddresses"))
+        .cloned()
+        .collect()
 }
 
 #[test]
@@ -50,7 +56,7 @@ fn changes_of_type_allocate_and_release() {
     let object = to(&mut world, &|spec| spec["type"] = json!("LoadBalancer"));
     assert_eq!((&object["spec"]["clusterIP"], &object["spec"]["ports"][0]["nodePort"]), (&ip, &port));
     let object = to(&mut world, &|spec| spec["type"] = json!("ClusterIP"));
-    assert_eq!(records(&world), [format!("_clusterips/{}", ip.as_str().unwrap())]);
+    assert_eq!(records(&world), [format!("ipaddresses.networking.k8s.io/{}", ip.as_str().unwrap())]);
     assert!(object["spec"]["ports"][0].get("nodePort").is_none());
     assert!(object["spec"].get("allocateLoadBalancerNodePorts").is_none());
     assert!(object["spec"].get("externalTrafficPolicy").is_none());

@@ -4,8 +4,8 @@ use crate::{IncludeObject, table};
 use minisvc_apimachinery::{
     Resource,
     resource::{
-        DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, LEASES, NAMESPACES,
-        NODES, PODS, REPLICA_SETS, RESOURCES, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+        DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, IP_ADDRESSES, LEASES,
+        NAMESPACES, NODES, PODS, REPLICA_SETS, RESOURCES, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS, SERVICES,
     },
 };
 use serde_json::{Value, json};
@@ -135,6 +135,21 @@ fn rows_of_network_kinds_are_kubectls() {
             "x|192.0.2.1,192.0.2.2:80,[2001:db8::1]:80 + 2 more...|5m",
         ),
         (&INGRESS_CLASSES, json!({"spec": {"controller": "a.b/c"}}), "x|a.b/c|<none>|5m"),
+        (
+            &SERVICE_CIDRS,
+            json!({"spec": {"cidrs": ["10.60.0.0/24", "fd00::/112"]}}),
+            "x|10.60.0.0/24,fd00::/112|5m",
+        ),
+        (
+            &IP_ADDRESSES,
+            json!({"spec": {"parentRef": {"resource": "services", "namespace": "a", "name": "b"}}}),
+            "x|services/a/b|5m",
+        ),
+        (
+            &IP_ADDRESSES,
+            json!({"spec": {"parentRef": {"group": "c.d", "resource": "Gateways", "name": "b"}}}),
+            "x|gateways.c.d/b|5m",
+        ),
         (
             &INGRESS_CLASSES,
             json!({"spec": {"controller": "a.b/c", "parameters": {"apiGroup": "d.e", "kind": "F", "name": "g"}}}),

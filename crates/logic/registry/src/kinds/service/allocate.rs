@@ -1,8 +1,9 @@
-//! Addresses and ports of Services, and the record of each: who holds it.
+//! Addresses and ports of Services, and the record of each: who holds it. The record of an address is its IPAddress.
 //!
 //! Invariant: after every commit the records are exactly what [`held`] says of the stored Services, each with one
-//! owner. So "taken" is one lookup, and nothing can leak or be given twice.
+//! owner, and the IPAddresses that people made to keep an address. So "taken" is one lookup, and nothing can leak or be given twice.
 
+use super::super::ip_address;
 use super::fields::{family, has_cluster_ip, has_health_check, has_node_ports};
 use crate::{
     Context, Status,
@@ -13,21 +14,21 @@ use bytes::Bytes;
 use minisvc_allocator::{AddressPool, PortPool};
 use minisvc_apimachinery::{
     Cause, ClusterConfig, ObjectKey,
+    resource::IP_ADDRESSES,
     storage::{Change, Read},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::IpAddr};
 
-/// Prefix of the records of virtual addresses: `_clusterips/10.43.0.5` → storage key of the Service.
-pub const CLUSTER_IP_RECORDS: &str = "_clusterips/";
 /// Prefix of the records of node ports: `_nodeports/30080` → storage key of the Service.
 pub const NODE_PORT_RECORDS: &str = "_nodeports/";
 
 const TAKEN_IP: &str = "provided IP is already allocated";
 const TAKEN_PORT: &str = "provided port is already allocated";
 
-fn ip_record(ip: IpAddr) -> String {
-    format!("{CLUSTER_IP_RECORDS}{ip}")
+/// The address that a record is of; none for one of a port.
+fn address_of(record: &str) -> Option<IpAddr> {
+    record.strip_prefix(&IP_ADDRESSES.storage_prefix(None))?.parse().ok()
 }
 
 fn port_record(port: u16) -> String {
@@ -43,7 +44,7 @@ pub(crate) fn held(object: &Value) -> BTreeSet<String> {
     let mut records = BTreeSet::new();
     if has_cluster_ip(object) {
         let ips = items(object, "/spec/clusterIPs").iter().filter_map(Value::as_str);
-        records.extend(ips.filter_map(|ip| ip.parse().ok()).map(ip_record));
+        records.extend(ips.filter_map(|ip| ip.parse().ok()).map(ip_address::key));
     }
     if has_node_ports(object) {
         let ports = items(object, "/spec/ports").iter().filter_map(|port| number(port, "/nodePort"));
@@ -72,10 +73,20 @@ pub(super) fn allocate(
         after = held(new);
     }
     let owner = Bytes::from(subject.resource.storage_key(subject.key));
-    let freed = before.difference(&after).map(|key| Change::Delete { key: key.clone() });
-    let taken =
-        after.difference(&before).map(|key| Change::PutRecord { key: key.clone(), value: owner.clone() });
-    Ok(freed.chain(taken).collect())
+    let mut changes = Vec::new();
+    for key in before.difference(&after) {
+        changes.push(match address_of(key) {
+            Some(_) => ip_address::freed(ctx, view, key),
+            None => Change::Delete { key: key.clone() },
+        });
+    }
+    for key in after.difference(&before) {
+        changes.push(match address_of(key) {
+            Some(address) => ip_address::taken(ctx, address, subject.key),
+            None => Change::PutRecord { key: key.clone(), value: owner.clone() },
+        });
+    }
+    Ok(changes)
 }
 
 /// What the steps of one allocation look up.
@@ -97,20 +108,11 @@ impl Desk<'_> {
     }
 }
 
-fn pool(cluster: &ClusterConfig, family: &str) -> Option<AddressPool> {
-    let is_v4 = family == "IPv4";
-    cluster
-        .service_cidrs
-        .iter()
-        .find(|cidr| cidr.addr().is_ipv4() == is_v4)
-        .map(|cidr| AddressPool::new(*cidr))
-}
-
 /// Two addresses have their owners before these exist, so that nobody can be faster.
-fn is_kept_for_another(pool: &AddressPool, ip: IpAddr, key: &ObjectKey) -> bool {
+fn is_kept_for_another(cluster: &ClusterConfig, ip: IpAddr, key: &ObjectKey) -> bool {
     let owner = |namespace: &str, name: &str| key.namespace == namespace && key.name == name;
-    (Some(ip) == pool.api_address() && !owner("default", "kubernetes"))
-        || (Some(ip) == pool.dns_address() && !owner("kube-system", "kube-dns"))
+    (Some(ip) == cluster.api_address() && !owner("default", "kubernetes"))
+        || (Some(ip) == cluster.dns_address() && !owner("kube-system", "kube-dns"))
 }
 
 fn addresses(ctx: &mut Context<'_>, desk: &Desk<'_>, object: &mut Value) -> Result<(), Status> {
@@ -120,35 +122,52 @@ fn addresses(ctx: &mut Context<'_>, desk: &Desk<'_>, object: &mut Value) -> Resu
     let given = items(object, "/spec/clusterIPs").to_vec();
     let families = items(object, "/spec/ipFamilies").to_vec();
     let mut ips = Vec::new();
+    let networks = super::super::service_cidr::networks(desk.view, ctx.cluster);
     for (i, wanted) in families.iter().enumerate() {
         let wanted = wanted.as_str().unwrap_or_default();
-        let pool = pool(ctx.cluster, wanted)
-            .ok_or_else(|| Status::internal(format!("no service network for {wanted}")))?;
+        let pools: Vec<AddressPool> = networks
+            .own()
+            .iter()
+            .copied()
+            .chain(networks.usable())
+            .filter(|net| net.addr().is_ipv4() == (wanted == "IPv4"))
+            .map(AddressPool::new)
+            .collect();
+        if pools.is_empty() {
+            return Err(Status::internal(format!("no service network for {wanted}")));
+        }
         let text = given.get(i).and_then(Value::as_str).unwrap_or_default();
         let refuse = |why: &str| {
             let words = format!("failed to allocate IP {text}: {why}");
             Err(desk.invalid("spec.clusterIPs".to_owned(), Value::Array(given.clone()), &words))
         };
         if text.is_empty() {
-            let is_used = |ip| desk.is_taken(&ip_record(ip)) || desk.before.contains(&ip_record(ip));
-            let ip = pool
-                .next(is_used, (ctx.random)())
+            let is_used = |ip: IpAddr| {
+                let key = ip_address::key(ip);
+                let kept = [ctx.cluster.api_address(), ctx.cluster.dns_address()].contains(&Some(ip));
+                kept || desk.is_taken(&key) || desk.before.contains(&key)
+            };
+            let seed = (ctx.random)();
+            let ip = pools
+                .iter()
+                .find_map(|pool| pool.next(is_used, seed))
                 .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
             ips.push(json!(ip.to_string()));
             continue;
         }
         match text.parse::<IpAddr>() {
             Err(_) => return refuse("not a valid IP address"),
-            Ok(ip) if desk.before.contains(&ip_record(ip)) => {}
-            Ok(ip) if !pool.contains(ip) => {
-                let net = pool.net();
+            Ok(ip) if desk.before.contains(&ip_address::key(ip)) => {}
+            Ok(ip) if !pools.iter().any(|pool| pool.contains(ip)) => {
+                let nets: Vec<String> = pools.iter().map(|pool| pool.net().to_string()).collect();
                 return refuse(&format!(
-                    "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {net}"
+                    "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                    nets.join(",")
                 ));
             }
             Ok(ip) => {
-                let taken = desk.is_taken(&ip_record(ip));
-                if taken || is_kept_for_another(&pool, ip, desk.subject.key) {
+                let taken = desk.is_taken(&ip_address::key(ip));
+                if taken || is_kept_for_another(ctx.cluster, ip, desk.subject.key) {
                     return refuse(TAKEN_IP);
                 }
             }

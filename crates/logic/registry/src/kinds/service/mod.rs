@@ -27,7 +27,7 @@ pub(crate) mod allocate;
 mod fields;
 mod validate;
 
-pub use allocate::{CLUSTER_IP_RECORDS, NODE_PORT_RECORDS};
+pub use allocate::NODE_PORT_RECORDS;
 
 pub(crate) struct Services;
 
