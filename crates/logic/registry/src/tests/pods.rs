@@ -38,6 +38,9 @@ fn a_pod_gets_its_defaults() {
         "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
         "terminationGracePeriodSeconds": 30, "enableServiceLinks": true, "securityContext": {},
         "serviceAccountName": "default", "serviceAccount": "default",
+        "tolerations": [
+            {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
+            {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
         "containers": [{"name": "c", "image": "reg:5000/echo:1", "imagePullPolicy": "IfNotPresent",
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File", "resources": {},
             "ports": [{"containerPort": 80, "protocol": "TCP"}],
