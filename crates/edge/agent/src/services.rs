@@ -26,6 +26,7 @@ use tokio::sync::watch;
 /// When the table was last known to be right.
 pub type LastSync = Option<Instant>;
 
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// How often the kernel's table is read back: someone else may have changed it.
 const RECHECK: Duration = Duration::from_secs(30);
 
@@ -97,8 +98,11 @@ impl ServiceLoop {
     }
 
     fn view(&self, snapshot: &Snapshot) -> NodeView {
+        let node = snapshot.nodes.get(&ObjectKey::cluster(&*self.identity.name));
+        let labels = node.and_then(|node| node.metadata.labels.as_ref());
         NodeView {
             name: self.identity.name.clone(),
+            zone: labels.and_then(|labels| labels.get(ZONE).cloned()),
             addresses: vec![self.identity.underlay.address],
             cluster: extended(&self.identity.cluster, &snapshot.service_cidrs),
         }

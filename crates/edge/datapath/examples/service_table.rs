@@ -47,6 +47,7 @@ fn world(services: usize) -> Snapshot {
 
 fn main() {
     let node = NodeView {
+        zone: None,
         name: "n1".to_owned(),
         addresses: vec![[192, 168, 9, 1].into()],
         cluster: ClusterConfig::default(),

@@ -1,9 +1,11 @@
 //! Who may answer for a Service's port on this node.
 //!
 //! In: the EndpointSlices of a Service. Out: sorted endpoints for each traffic policy. Ready endpoints first, those
-//! that still serve while they terminate only if none is ready.
-//! Source: KEP-1669, KEP-2086; kubernetes pkg/proxy/topology.go.
+//! that still serve while they terminate only if none is ready. Hints keep endpoints for nodes or zones: they are
+//! followed by policy `Cluster` only, and only if every ready endpoint has one and one is for us.
+//! Source: KEP-1669, KEP-2086, KEP-2433, KEP-4444; kubernetes pkg/proxy/topology.go.
 
+use crate::plan::NodeView;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use minisvc_apimachinery::ObjectKey;
 use minisvc_netstate::nft::{Protocol, element::ENDPOINTS_MAX};
@@ -27,6 +29,10 @@ struct Candidate {
     ready: bool,
     serving_terminating: bool,
     local: bool,
+    /// Whether the node is among those it is kept for; none: it is kept for no node in particular.
+    for_node: Option<bool>,
+    /// The same of zones.
+    for_zone: Option<bool>,
 }
 
 /// The endpoints of a port, by policy, sorted by address and port.
@@ -45,7 +51,7 @@ pub fn endpoints<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port_name: &str,
     protocol: Protocol,
-    node_name: &str,
+    node: &NodeView,
 ) -> Endpoints {
     let mut candidates: BTreeMap<SocketAddrV4, Candidate> = BTreeMap::new();
     for slice in slices {
@@ -61,14 +67,17 @@ pub fn endpoints<'a>(
                 let Some(address) = address(endpoint) else { continue };
                 // The same endpoint may be in two slices for a moment: what either says holds.
                 let known = candidates.entry(SocketAddrV4::new(address, port)).or_default();
-                let seen = candidate(endpoint, node_name);
+                let seen = candidate(endpoint, node);
                 known.ready |= seen.ready;
                 known.serving_terminating |= seen.serving_terminating;
                 known.local |= seen.local;
+                known.for_node = known.for_node.max(seen.for_node);
+                known.for_zone = known.for_zone.max(seen.for_zone);
             }
         }
     }
-    let cluster = usable(&candidates, |_| true);
+    let preferred = preference(&candidates);
+    let cluster = usable(&candidates, |candidate| !candidate.ready || preferred(candidate));
     let local = usable(&candidates, |candidate| candidate.local);
     let max = usize::from(ENDPOINTS_MAX);
     let truncated = cluster.len() > max || local.len() > max;
@@ -90,15 +99,36 @@ fn usable(
     if ready.is_empty() { with(|c| c.serving_terminating) } else { ready }
 }
 
-fn candidate(endpoint: &Endpoint, node_name: &str) -> Candidate {
+/// Which ready endpoints are meant for this node: those kept for it, else those kept for its zone, else all.
+fn preference(candidates: &BTreeMap<SocketAddrV4, Candidate>) -> fn(&Candidate) -> bool {
+    let kept = |hint: fn(&Candidate) -> Option<bool>| {
+        let ready = || candidates.values().filter(|candidate| candidate.ready).map(hint);
+        ready().all(|hint| hint.is_some()) && ready().any(|hint| hint == Some(true))
+    };
+    if kept(|candidate| candidate.for_node) {
+        |candidate| candidate.for_node == Some(true)
+    } else if kept(|candidate| candidate.for_zone) {
+        |candidate| candidate.for_zone == Some(true)
+    } else {
+        |_| true
+    }
+}
+
+fn candidate(endpoint: &Endpoint, node: &NodeView) -> Candidate {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
     let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
     let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+    let hints = endpoint.hints.as_ref();
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_deref()).unwrap_or_default();
+    let zones = hints.and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
     Candidate {
         ready,
         serving_terminating: serving && terminating,
-        local: endpoint.node_name.as_deref() == Some(node_name),
+        local: endpoint.node_name.as_deref() == Some(&node.name),
+        for_node: (!nodes.is_empty()).then(|| nodes.iter().any(|hint| hint.name == node.name)),
+        for_zone: (!zones.is_empty())
+            .then(|| zones.iter().any(|hint| Some(&hint.name) == node.zone.as_ref())),
     }
 }
 

@@ -22,6 +22,8 @@ pub struct NodeView {
     pub name: String,
     /// The node's primary addresses: node ports answer on these and nowhere else.
     pub addresses: Vec<IpAddr>,
+    /// The node's zone (label `topology.kubernetes.io/zone`), which endpoints may be kept for.
+    pub zone: Option<String>,
     /// What all nodes agree on.
     pub cluster: ClusterConfig,
 }
@@ -210,7 +212,7 @@ pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &NodeView) -> Se
     let load_balancer_ips = usable_load_balancer_ips(service, &view, node, &mut plan.rejected);
     plan.load_balancer_ips = load_balancer_ips.iter().copied().filter(|ip| node.in_pool(*ip)).collect();
     for port in &view.ports {
-        let found = endpoints(slices.iter().copied(), &port.name, port.protocol, &node.name);
+        let found = endpoints(slices.iter().copied(), &port.name, port.protocol, node);
         if found.truncated {
             let message = format!("port {}: only the first endpoints are used", port.port);
             plan.rejected.push(reject(service, "TooManyEndpoints", message));

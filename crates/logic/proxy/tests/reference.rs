@@ -50,7 +50,7 @@ fn reference(world: &World, node: &NodeView, packet: &Packet) -> Expected {
             let local = if cluster_ip { service.internal_local } else { service.external_local && !inside };
             let all = service.usable(port, |_| true);
             let mine = service.usable(port, |node| node == "n1");
-            let any_of = if local { mine } else { all.clone() };
+            let any_of = if local { mine } else { service.near(port) };
             if any_of.is_empty() {
                 let verdict = if all.is_empty() { Verdict::Refuse } else { Verdict::Drop };
                 return Expected::Verdict(verdict);

@@ -12,7 +12,12 @@ pub fn node(name: &str, address: &str) -> NodeView {
         last: "203.0.113.9".parse().expect("address"),
     };
     let cluster = ClusterConfig { load_balancer_pool: vec![pool], ..ClusterConfig::default() };
-    NodeView { name: name.to_owned(), addresses: vec![address.parse().expect("address")], cluster }
+    NodeView {
+        name: name.to_owned(),
+        addresses: vec![address.parse().expect("address")],
+        zone: None,
+        cluster,
+    }
 }
 
 #[derive(Clone, Default)]

@@ -8,7 +8,9 @@ use k8s_openapi::{
             self,
             v1::{ObjectReference, Pod, Service, ServicePort},
         },
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{
+            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+        },
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
@@ -157,10 +159,12 @@ fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: Ipv4Addr
         .filter(|spec| spec.subdomain.is_some() && spec.subdomain == service.metadata.name)
         .and_then(|spec| spec.hostname.clone())
         .filter(|hostname| !hostname.is_empty());
+    let ready = publish || (serving && !terminating);
     Endpoint {
+        hints: hints(service, node, zone.as_deref()).filter(|_| ready),
         addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
-            ready: Some(publish || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
@@ -174,6 +178,22 @@ fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: Ipv4Addr
             ..ObjectReference::default()
         }),
         zone,
-        ..Endpoint::default()
+        deprecated_topology: None,
     }
+}
+
+/// For whom an endpoint is kept, by the Service's `trafficDistribution` (source: KEP-4444, KEP-3015; kubernetes
+/// `endpointslice/trafficdist`).
+fn hints(service: &Service, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let zones = zone.map(|name| vec![ForZone { name: name.to_owned() }]);
+    let hints = match wanted {
+        "PreferSameNode" => {
+            let nodes = node.map(|name| vec![ForNode { name: name.to_owned() }]);
+            EndpointHints { for_nodes: nodes, for_zones: zones }
+        }
+        "PreferSameZone" | "PreferClose" => EndpointHints { for_nodes: None, for_zones: zones },
+        _ => return None,
+    };
+    (hints.for_nodes.is_some() || hints.for_zones.is_some()).then_some(hints)
 }

@@ -188,3 +188,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn traffic_distribution_keeps_ready_endpoints_for_those_near_them() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.node("node1", true);
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("east");
+    world.add(&NODES, node);
+    world.pod("ready", "web", Some("node1"), Some("10.42.1.2"));
+    world.pod("starting", "web", Some("node1"), Some("10.42.1.3"));
+    change(&mut world, "starting", |pod| pod["status"]["conditions"][0]["status"] = json!("False"));
+    let mut hints = |distribution: Option<&str>| {
+        let mut service = world.get(&SERVICES, &key("web")).unwrap();
+        service["spec"]["trafficDistribution"] = json!(distribution);
+        world.add(&SERVICES, service);
+        settle(&mut world);
+        let slice = world.snapshot.endpoint_slices.values().next().unwrap();
+        slice.endpoints.iter().map(|endpoint| json!(endpoint.hints)).collect::<Vec<_>>()
+    };
+    assert_eq!(hints(None), [json!(null), json!(null)]);
+    let zone = json!({ "forZones": [{ "name": "east" }] });
+    for distribution in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(hints(Some(distribution)), [zone.clone(), json!(null)], "{distribution}");
+    }
+    let node = json!({ "forNodes": [{ "name": "node1" }], "forZones": [{ "name": "east" }] });
+    assert_eq!(hints(Some("PreferSameNode")), [node, json!(null)]);
+    assert_eq!(hints(None), [json!(null), json!(null)], "and no longer");
+}

@@ -19,7 +19,7 @@ pub fn node_view() -> NodeView {
     let address = |last| Ipv4Addr::new(203, 0, 113, last).into();
     let pool = AddressRange { first: address(1), last: address(9) };
     let cluster = ClusterConfig { load_balancer_pool: vec![pool], ..ClusterConfig::default() };
-    NodeView { name: "n1".to_owned(), addresses: vec![NODE.into()], cluster }
+    NodeView { name: "n1".to_owned(), addresses: vec![NODE.into()], zone: Some("z1".to_owned()), cluster }
 }
 
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct End {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    /// Nodes and zones it is kept for.
+    pub hints: (&'static [&'static str], &'static [&'static str]),
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +55,22 @@ pub struct Svc {
 }
 
 impl Svc {
+    /// The endpoints for a node called n1 in zone z1, of all that may be used.
+    pub fn near(&self, port: &Port) -> Vec<SocketAddrV4> {
+        let ready: Vec<&End> = self.ends.iter().filter(|end| end.ready).collect();
+        for (hints, own) in [
+            (ready.iter().map(|end| end.hints.0).collect::<Vec<_>>(), "n1"),
+            (ready.iter().map(|end| end.hints.1).collect::<Vec<_>>(), "z1"),
+        ] {
+            let here = |hint: &&[&str]| hint.contains(&own);
+            if hints.iter().all(|hint| !hint.is_empty()) && hints.iter().any(here) {
+                let kept = ready.iter().zip(&hints).filter(|(_, hint)| here(hint));
+                return kept.map(|(end, _)| SocketAddrV4::new(end.address, 8000 + port.port)).collect();
+            }
+        }
+        self.usable(port, |_| true)
+    }
+
     pub fn usable(&self, port: &Port, on: impl Fn(&str) -> bool) -> Vec<SocketAddrV4> {
         let of = |wanted: &dyn Fn(&End) -> bool| -> Vec<SocketAddrV4> {
             let ends = self.ends.iter().filter(|end| on(end.node) && wanted(end));
@@ -140,8 +158,10 @@ impl World {
                 .ends
                 .iter()
                 .map(|end| {
-                    json!({"addresses": [end.address], "nodeName": end.node, "conditions": {
-                        "ready": end.ready, "serving": end.serving, "terminating": end.terminating}})
+                    let named = |names: &[&str]| -> Vec<_> { names.iter().map(|name| json!({"name": name})).collect() };
+                    json!({"addresses": [end.address], "nodeName": end.node,
+                        "hints": {"forNodes": named(end.hints.0), "forZones": named(end.hints.1)},
+                        "conditions": {"ready": end.ready, "serving": end.serving, "terminating": end.terminating}})
                 })
                 .collect();
             let slice = json!({
@@ -177,9 +197,17 @@ impl World {
     }
 }
 
+/// What an endpoint is kept for; mostly for something, so that all of a Service's often are.
+fn hints(of: [&'static [&'static str]; 3]) -> impl Strategy<Value = &'static [&'static str]> {
+    prop_oneof![1 => Just(&[] as &[&str]), 3 => Just(of[0]), 2 => Just(of[1]), 1 => Just(of[2])]
+}
+
 fn end() -> impl Strategy<Value = End> {
-    (1u8..6, prop_oneof![Just("n1"), Just("n2")], any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(address, node, ready, serving, terminating)| End {
+    let hints = (hints([&["n1"], &["n2"], &["n1", "n2"]]), hints([&["z1"], &["z2"], &["z2", "z1"]]));
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (1u8..6, prop_oneof![Just("n1"), Just("n2")], flags, hints).prop_map(
+        |(address, node, (ready, serving, terminating), hints)| End {
+            hints,
             address: Ipv4Addr::new(10, 42, if node == "n1" { 0 } else { 1 }, address),
             node,
             ready,
