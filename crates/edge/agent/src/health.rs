@@ -1,7 +1,8 @@
 //! Health and metrics of the node, on kube-proxy's port and paths (virtual-ips.md, "health checks").
 
-use crate::services::LastSync;
+use crate::{NodeIdentity, Snapshots, bounded::Bounded, services::LastSync};
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use minisvc_apimachinery::ObjectKey;
 use minisvc_client::Contact;
 use std::{
     fmt::Write,
@@ -15,6 +16,10 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// Where the numbers come from.
 pub struct Numbers {
+    /// Who we are.
+    pub identity: Arc<NodeIdentity>,
+    /// The cluster.
+    pub snapshots: Snapshots,
     /// Contact with the API.
     pub contact: Contact,
     /// When the service table was last known to be right.
@@ -29,15 +34,31 @@ pub struct Numbers {
 pub async fn serve(listener: TcpListener, numbers: Numbers) {
     let router = Router::new()
         .route("/healthz", get(healthz))
-        .route("/livez", get(healthz))
+        .route("/livez", get(livez))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(numbers));
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Bounded::new(listener), router).await {
         tracing::error!(%error, "health server");
     }
 }
 
+/// Whether the service table was right lately.
+pub fn is_right(last_sync: &watch::Receiver<LastSync>) -> bool {
+    last_sync.borrow().is_some_and(|at| at.elapsed() < STALE_AFTER)
+}
+
+/// As [`livez`]; a node that is being deleted is to get no more traffic, though nothing is wrong with it (KEP-3836).
 async fn healthz(State(numbers): State<Arc<Numbers>>) -> (StatusCode, String) {
+    let key = ObjectKey::cluster(&*numbers.identity.name);
+    let snapshot = numbers.snapshots.borrow().clone();
+    let node = snapshot.as_ref().and_then(|snapshot| snapshot.nodes.get(&key));
+    if node.is_some_and(|node| node.metadata.deletion_timestamp.is_some()) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is being deleted\n".to_owned());
+    }
+    livez(State(numbers)).await
+}
+
+async fn livez(State(numbers): State<Arc<Numbers>>) -> (StatusCode, String) {
     let age = numbers.last_sync.borrow().map(|at| at.elapsed());
     match age {
         Some(age) if age < STALE_AFTER => {

@@ -10,9 +10,11 @@
 //! Invariants: every loop acts on whole snapshots, after the first complete one, and repeats what failed; none
 //! tears anything down when it ends, so the kernel keeps forwarding while the server is away.
 
+mod bounded;
 mod bundle;
 mod error;
 mod health;
+mod health_checks;
 mod names;
 mod network;
 mod node;
@@ -181,8 +183,21 @@ impl Agent {
             synced,
         };
         tasks.spawn(services.run());
-        let mut numbers =
-            health::Numbers { contact: follower.contact(), last_sync, dns: None, ingress: None };
+        let checks = health_checks::HealthChecks {
+            identity: identity.clone(),
+            snapshots: snapshots.clone(),
+            recorder: recorder.clone(),
+            last_sync: last_sync.clone(),
+        };
+        tasks.spawn(checks.run());
+        let mut numbers = health::Numbers {
+            identity: identity.clone(),
+            snapshots: snapshots.clone(),
+            contact: follower.contact(),
+            last_sync,
+            dns: None,
+            ingress: None,
+        };
         if let Some(nameserver) = nameserver {
             numbers.dns = Some(nameserver.handle());
             tasks.spawn(names::keep_records(identity.clone(), nameserver.handle(), snapshots.clone()));

@@ -7,6 +7,7 @@
 //! - [`plan`]: what one Service wants, without numbers. [`elements`]: that as elements of the table.
 //! - [`planner`]: all Services together, recomputing only those that a change touched.
 //! - [`holder`]: which node answers for a load balancer's address.
+//! - [`health_check`]: what load balancers ask of each Service.
 //! - [`conntrack`]: which remembered UDP flows are stale.
 //!
 //! Invariants: the same snapshot and the same previous table give the same table; an endpoint set keeps its number as
@@ -15,6 +16,7 @@
 pub mod conntrack;
 pub mod elements;
 pub mod endpoints;
+pub mod health_check;
 pub mod holder;
 pub mod numbers;
 pub mod plan;
@@ -22,6 +24,7 @@ pub mod planner;
 pub mod service;
 
 pub use conntrack::udp_flow_is_stale;
+pub use health_check::{HealthCheck, health_checks};
 pub use holder::{lb_holder, load_balancer_addresses_of};
 pub use minisvc_netstate::flow::UdpFlow;
 pub use minisvc_netstate::nft::trace::trace;

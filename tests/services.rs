@@ -1,0 +1,97 @@
+//! What Services promise beyond an address, by real connections in a lab: health checks of load balancers, endpoints
+//! kept for nodes and zones.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod common;
+
+use common::{LONG, Lab, eventually};
+use std::collections::BTreeSet;
+
+const OBJECTS: &str = "apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+";
+
+fn pod(name: &str, node: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 1\n  containers: [{{name: c, image: echo}}]\n"
+    )
+}
+
+#[test]
+fn services_keep_what_they_promise() {
+    let Some(lab) = Lab::up("t-services", 2) else { return };
+    let objects = format!("{OBJECTS}{}{}", pod("one", "node1"), pod("two", "node2"));
+    lab.minisvc_of(&["apply", "-f", "-"], &objects).ok();
+    load_balancers_are_told_where_endpoints_are(&lab);
+    traffic_stays_near(&lab);
+    lab.down();
+}
+
+fn field(lab: &Lab, of: &str, path: &str) -> String {
+    lab.minisvc(&format!("get {of} -o jsonpath={{{path}}}")).ok()
+}
+
+fn health(lab: &Lab, node: &str, port: &str) -> String {
+    let address = field(lab, &format!("node {node}"), ".status.addresses[0].address");
+    let said = lab.probe("client", &format!("http://{address}:{port}/"));
+    let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
+    answer["status"].to_string()
+}
+
+fn until(lab: &Lab, what: &str, node: &str, port: &str, status: &str) {
+    eventually(what, LONG, || match health(lab, node, port) {
+        found if found == status => Ok(()),
+        found => Err(found),
+    });
+}
+
+fn load_balancers_are_told_where_endpoints_are(lab: &Lab) {
+    let port = field(lab, "service web", ".spec.healthCheckNodePort");
+    until(lab, "node1 has an endpoint", "node1", &port, "200");
+    until(lab, "node2 has one", "node2", &port, "200");
+    lab.minisvc("delete pod one").ok();
+    until(lab, "node1 has none left", "node1", &port, "503");
+    until(lab, "node2 has its own", "node2", &port, "200");
+    lab.minisvc_of(&["apply", "-f", "-"], &pod("one", "node1")).ok();
+    until(lab, "node1 has one again", "node1", &port, "200");
+    let manifest = OBJECTS.replace("externalTrafficPolicy: Local", "externalTrafficPolicy: Cluster");
+    lab.minisvc_of(&["apply", "-f", "-"], &manifest).ok();
+    until(lab, "nothing listens when all endpoints count", "node1", &port, "null");
+}
+
+/// Which Pods answer node1 at the Service's address.
+fn answering(lab: &Lab, address: &str) -> BTreeSet<String> {
+    (0..12)
+        .map(|_| {
+            let said = lab.probe("node1", &format!("http://{address}/"));
+            let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
+            answer["pod"].as_str().unwrap_or("nobody").to_owned()
+        })
+        .collect()
+}
+
+fn traffic_stays_near(lab: &Lab) {
+    let address = field(lab, "service web", ".spec.clusterIP");
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let answered_by = |what: &str, expected: &[&str]| {
+        eventually(what, LONG, || match answering(lab, &address) {
+            found if found == names(expected) => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    let distribute = |how: &str| {
+        let manifest = OBJECTS.replace("externalTrafficPolicy: Local", &format!("trafficDistribution: {how}"));
+        lab.minisvc_of(&["apply", "-f", "-"], &manifest).ok();
+    };
+    answered_by("both answer", &["one", "two"]);
+    distribute("PreferSameNode");
+    answered_by("the node's own answers", &["one"]);
+    lab.minisvc("delete pod one").ok();
+    answered_by("without one of its own, another's", &["two"]);
+}
