@@ -96,8 +96,12 @@ fn outcome(yaml: &str, questions: &str, overlay: Overlay) -> String {
     };
     let synced = Synced::after_all_lists(snapshot.clone());
     let records = Records::new(&cluster, &synced);
-    let node =
-        minisvc_proxy::NodeView { name: NODE.to_owned(), addresses: vec![ADDRESS], cluster: cluster.clone() };
+    let node = minisvc_proxy::NodeView {
+        name: NODE.to_owned(),
+        zone: None,
+        addresses: vec![ADDRESS],
+        cluster: cluster.clone(),
+    };
     let table = minisvc_proxy::desired(&snapshot, &node, &ServiceTable::new());
     let view = minisvc_podnet::NodeView {
         node_name: NODE,

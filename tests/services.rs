@@ -86,7 +86,8 @@ fn traffic_stays_near(lab: &Lab) {
         });
     };
     let distribute = |how: &str| {
-        let manifest = OBJECTS.replace("externalTrafficPolicy: Local", &format!("trafficDistribution: {how}"));
+        let manifest =
+            OBJECTS.replace("externalTrafficPolicy: Local", &format!("trafficDistribution: {how}"));
         lab.minisvc_of(&["apply", "-f", "-"], &manifest).ok();
     };
     answered_by("both answer", &["one", "two"]);

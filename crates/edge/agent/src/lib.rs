@@ -216,13 +216,18 @@ impl Agent {
             minisvc_runtime::node::router(config.runtime),
             std::future::pending(),
         ));
-        tokio::select! {
-            () = shutdown.cancelled() => Ok(()),
-            Some(ended) = tasks.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a control loop ended");
-                }
-                Ok(())
+        until(shutdown, tasks).await;
+        Ok(())
+    }
+}
+
+/// Waits for the end, or for a loop that ends before its time.
+async fn until(shutdown: CancellationToken, mut tasks: JoinSet<()>) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        Some(ended) = tasks.join_next() => {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a control loop ended");
             }
         }
     }
