@@ -1,6 +1,7 @@
 //! Pod object → what the runtime is to run: a pure function.
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
+use crate::pod_dns;
+use k8s_openapi::api::core::v1::{Container, EnvVar, HostAlias, Pod};
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_podnet::LocalPod;
 use minisvc_runtime::{ContainerPort, ContainerSpec, PodBundle, PodDns, RestartPolicy};
@@ -15,24 +16,32 @@ pub struct NodeFacts<'a> {
     pub node_address: IpAddr,
     /// The facts all nodes share.
     pub cluster: &'a ClusterConfig,
-    /// `nameserver` and `search` lines of the node itself, for `dnsPolicy: Default`.
-    pub node_dns: &'a PodDns,
 }
 
 /// The bundle of a Pod whose address is decided and whose network namespace is at `netns`.
-pub fn bundle(pod: &Pod, uid: &str, local: &LocalPod, netns: PathBuf, facts: &NodeFacts<'_>) -> PodBundle {
+pub fn bundle(
+    pod: &Pod,
+    uid: &str,
+    local: &LocalPod,
+    netns: PathBuf,
+    dns: PodDns,
+    facts: &NodeFacts<'_>,
+) -> PodBundle {
     let spec = pod.spec.as_ref();
-    let hostname = spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| local.name.clone());
+    let zone = &facts.cluster.cluster_domain;
+    let (hostname, domain) = pod_dns::own_name(spec, &local.name, &local.namespace, zone);
+    let aliases = spec.and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
     let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
     PodBundle {
         uid: uid.to_owned(),
         namespace: local.namespace.clone(),
         name: local.name.clone(),
-        hostname: hostname.chars().take(63).collect(),
+        hostname,
+        domain,
         address: Some(local.address),
         netns,
-        dns: dns(pod, &local.namespace, facts),
-        host_aliases: Vec::new(),
+        dns,
+        host_aliases: aliases.iter().filter_map(host_alias).collect(),
         restart_policy: match spec.and_then(|spec| spec.restart_policy.as_deref()) {
             Some("Never") => RestartPolicy::Never,
             Some("OnFailure") => RestartPolicy::OnFailure,
@@ -42,20 +51,8 @@ pub fn bundle(pod: &Pod, uid: &str, local: &LocalPod, netns: PathBuf, facts: &No
     }
 }
 
-/// The search path of Kubernetes (dns-pod-service): the Pod's namespace, all Services, the zone; `ndots:5`.
-fn dns(pod: &Pod, namespace: &str, facts: &NodeFacts<'_>) -> PodDns {
-    let policy = pod.spec.as_ref().and_then(|spec| spec.dns_policy.as_deref());
-    if policy == Some("Default") {
-        return facts.node_dns.clone();
-    }
-    let zone = &facts.cluster.cluster_domain;
-    let mut searches = vec![format!("{namespace}.svc.{zone}"), format!("svc.{zone}"), zone.clone()];
-    searches.extend(facts.node_dns.searches.iter().cloned());
-    PodDns {
-        nameservers: facts.cluster.dns_address().into_iter().collect(),
-        searches,
-        options: vec!["ndots:5".to_owned()],
-    }
+fn host_alias(alias: &HostAlias) -> Option<(IpAddr, Vec<String>)> {
+    Some((alias.ip.parse().ok()?, alias.hostnames.clone().unwrap_or_default()))
 }
 
 fn container_spec(
@@ -135,23 +132,6 @@ fn expanded(word: &str, env: &[(String, String)]) -> String {
     out
 }
 
-/// The node's own name resolution, from the text of its `/etc/resolv.conf`.
-pub fn parse_resolv_conf(text: &str) -> PodDns {
-    let mut dns = PodDns::default();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("nameserver") => {
-                dns.nameservers.extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()))
-            }
-            Some("search") => dns.searches = words.map(str::to_owned).collect(),
-            Some("options") => dns.options.extend(words.map(str::to_owned)),
-            _ => {}
-        }
-    }
-    dns
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,28 +141,25 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_has_the_pods_search_path_environment_and_expanded_arguments() {
-        let pod = pod(
-            r#"{"metadata":{"name":"web","namespace":"shop","uid":"u1"},"spec":{"containers":[{"name":"c",
+    fn a_bundle_has_the_pods_names_environment_and_expanded_arguments() {
+        let pod = pod(r#"{"metadata":{"name":"web","namespace":"shop","uid":"u1"},"spec":{
+            "hostname":"db-0","subdomain":"db","hostAliases":[{"ip":"192.0.2.9","hostnames":["foo","bar.example"]}],"containers":[{"name":"c",
             "image":"host","command":["sh","-c","echo $(WHO) $$(X) $(NOBODY) $5"],
             "env":[{"name":"WHO","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}],
             "stdin":true,"tty":true,
-            "ports":[{"containerPort":8080},{"containerPort":53,"protocol":"UDP"}]}]}}"#,
-        );
+            "ports":[{"containerPort":8080},{"containerPort":53,"protocol":"UDP"}]}]}}"#);
         let local = LocalPod::new("u1", "shop", "web", IpAddr::from([10, 42, 1, 5]));
         let cluster = ClusterConfig::default();
-        let node_dns = parse_resolv_conf("nameserver 9.9.9.9\nsearch example.org\n");
-        let facts = NodeFacts {
-            node_name: "node1",
-            node_address: IpAddr::from([192, 0, 2, 1]),
-            cluster: &cluster,
-            node_dns: &node_dns,
-        };
-        let bundle = bundle(&pod, "u1", &local, "/run/minisvc/netns/u1".into(), &facts);
-        assert_eq!(bundle.hostname, "web");
-        assert_eq!(
-            bundle.dns.resolv_conf(),
-            "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.43.0.10\noptions ndots:5\n"
+        let facts =
+            NodeFacts { node_name: "node1", node_address: IpAddr::from([192, 0, 2, 1]), cluster: &cluster };
+        let bundle = bundle(&pod, "u1", &local, "/run/minisvc/netns/u1".into(), PodDns::default(), &facts);
+        assert_eq!(bundle.hostname, "db-0");
+        let own = "10.42.1.5\tdb-0.db.shop.svc.cluster.local\tdb-0\n";
+        let aliases = "\n# Entries added by HostAliases.\n192.0.2.9\tfoo\tbar.example\n";
+        assert!(
+            bundle.hosts().ends_with(&format!("fe00::2\tip6-allrouters\n{own}{aliases}")),
+            "{}",
+            bundle.hosts()
         );
         let container = &bundle.containers[0];
         assert_eq!(container.command[2], "echo 10.42.1.5 $(X) $(NOBODY) $5");

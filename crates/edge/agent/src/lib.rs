@@ -18,6 +18,7 @@ mod health_checks;
 mod names;
 mod network;
 mod node;
+mod pod_dns;
 mod pods;
 mod services;
 mod status;
@@ -148,9 +149,6 @@ impl Agent {
         let (synced, last_sync) = watch::channel(None);
         let pods = Arc::new(pods::Pods {
             identity: identity.clone(),
-            node_dns: bundle::parse_resolv_conf(
-                &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-            ),
             client: client.clone(),
             recorder: recorder.clone(),
             runtime: config.runtime.clone(),

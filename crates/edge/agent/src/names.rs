@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is answered from an incomplete view; the last complete one stays while the API is away.
 
-use crate::{AgentError, NodeIdentity, Snapshots, bundle::parse_resolv_conf};
+use crate::{AgentError, NodeIdentity, Snapshots, pod_dns::parse_resolv_conf};
 use ipnet::IpNet;
 use minisvc_apimachinery::{
     ObjectKey,

@@ -11,7 +11,7 @@ use crate::{
     AgentError, NodeIdentity, Snapshots,
     bundle::{NodeFacts, bundle},
     network::{LocalPods, Wired},
-    status,
+    pod_dns, status,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
@@ -23,7 +23,7 @@ use minisvc_client::{
 use minisvc_datapath::netns::NetnsDir;
 use minisvc_podnet::{LocalPod, allocate, pod_cidr};
 use minisvc_reconcile::Backoff;
-use minisvc_runtime::{PodDns, PodRecord, PodTable, Runtime};
+use minisvc_runtime::{PodRecord, PodTable, Runtime};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -47,8 +47,6 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 pub struct Pods {
     /// Who we are.
     pub identity: Arc<NodeIdentity>,
-    /// The node's own name resolution.
-    pub node_dns: PodDns,
     /// The API.
     pub client: ApiClient,
     /// Events.
@@ -195,9 +193,14 @@ impl Pods {
             node_name: &self.identity.name,
             node_address: self.identity.underlay.address,
             cluster: &self.identity.cluster,
-            node_dns: &self.node_dns,
         };
-        let bundle = bundle(pod, uid, &local, NetnsDir::default().path(&local.netns), &facts);
+        let node = pod_dns::node_resolution();
+        let (dns, left_out) = pod_dns::form(pod, &local.namespace, facts.cluster, &node);
+        for words in left_out {
+            self.say(pod, "DNSConfigForming", &words).await;
+        }
+        let netns = NetnsDir::default().path(&local.netns);
+        let bundle = bundle(pod, uid, &local, netns, dns, &facts);
         self.runtime.start_pod(bundle).await.map_err(|source| AgentError::Runtime {
             operation: "start",
             pod: name,

@@ -204,6 +204,7 @@ mod tests {
             namespace: "default".into(),
             name: "web".into(),
             hostname: "web".into(),
+            domain: None,
             address: Some(IpAddr::from([10, 42, 0, 2])),
             netns: "/n".into(),
             dns: PodDns::default(),

@@ -102,6 +102,9 @@ pub struct PodBundle {
     pub name: String,
     /// The host name its processes see.
     pub hostname: String,
+    /// The domain that this name is in, if it is in one.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Address of the Pod.
     pub address: Option<IpAddr>,
     /// File of the network namespace.
@@ -124,7 +127,14 @@ impl PodBundle {
                         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
             .to_owned();
         if let Some(address) = self.address {
-            text.push_str(&format!("{address}\t{}\n", self.hostname));
+            let hostname = &self.hostname;
+            match &self.domain {
+                Some(domain) => text.push_str(&format!("{address}\t{hostname}.{domain}\t{hostname}\n")),
+                None => text.push_str(&format!("{address}\t{hostname}\n")),
+            }
+        }
+        if !self.host_aliases.is_empty() {
+            text.push_str("\n# Entries added by HostAliases.\n");
         }
         for (address, names) in &self.host_aliases {
             text.push_str(&format!("{address}\t{}\n", names.join("\t")));

@@ -7,6 +7,7 @@ fn bundle(uid: &str, containers: &[(&str, &str)]) -> PodBundle {
         namespace: "default".into(),
         name: "web".into(),
         hostname: "web".into(),
+        domain: None,
         address: None,
         netns: "/nowhere".into(),
         dns: PodDns::default(),

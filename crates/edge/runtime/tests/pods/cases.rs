@@ -67,6 +67,7 @@ pub fn pod(uid: &str, policy: RestartPolicy, containers: Vec<ContainerSpec>) -> 
         namespace: "default".into(),
         name: "web-0".into(),
         hostname: "web-0".into(),
+        domain: None,
         address: Some([10, 42, 0, 5].into()),
         netns: world::network_namespace(uid),
         dns: PodDns {
@@ -265,6 +266,7 @@ fn pod_without_netns(uid: &str, containers: Vec<ContainerSpec>) -> PodBundle {
         namespace: "default".into(),
         name: "web-0".into(),
         hostname: "web-0".into(),
+        domain: None,
         address: None,
         netns: PathBuf::new(),
         dns: PodDns::default(),

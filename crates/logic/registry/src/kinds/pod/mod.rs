@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 mod columns;
 mod evict;
+mod names;
 pub(super) mod validate;
 
 pub use evict::evict;

@@ -3,6 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
 
+use super::names;
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -12,15 +13,17 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 const CONTAINERS_MAX: usize = 100;
-const UNSUPPORTED: &str = "not supported by minisvc yet";
+pub(super) const UNSUPPORTED: &str = "not supported by minisvc yet";
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// Fields of the spec that are carried out, or that are harmless. Any other must say nothing.
-const SPEC: [&str; 15] = [
+const SPEC: [&str; 17] = [
     "automountServiceAccountToken",
     "containers",
+    "dnsConfig",
     "dnsPolicy",
     "enableServiceLinks",
+    "hostAliases",
     "hostname",
     "nodeName",
     "nodeSelector",
@@ -63,12 +66,7 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
     let field = |name: &str| format!("{path}.{name}");
     let restart = ["Always", "OnFailure", "Never"];
     choice(spec, "/restartPolicy", &field("restartPolicy"), &restart, &mut causes);
-    let dns = text(spec, "/dnsPolicy");
-    if ["ClusterFirstWithHostNet", "Default", "None"].contains(&dns) {
-        causes.push(Cause::forbidden(field("dnsPolicy"), &format!("{dns:?} is {UNSUPPORTED}")));
-    } else {
-        choice(spec, "/dnsPolicy", &field("dnsPolicy"), &["ClusterFirst"], &mut causes);
-    }
+    names::check(spec, path, &mut causes);
     if let Some(seconds) = int(spec, "/terminationGracePeriodSeconds")
         && seconds < 0
     {
@@ -99,7 +97,13 @@ fn refuse_unsupported(map: &Map<String, Value>, path: &str, known: &[&str], caus
     }
 }
 
-fn choice(object: &Value, pointer: &str, field: &str, supported: &[&str], causes: &mut Vec<Cause>) {
+pub(super) fn choice(
+    object: &Value,
+    pointer: &str,
+    field: &str,
+    supported: &[&str],
+    causes: &mut Vec<Cause>,
+) {
     let value = text(object, pointer);
     if !value.is_empty() && !supported.contains(&value) {
         causes.push(Cause::not_supported(field, value, supported));
