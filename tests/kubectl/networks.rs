@@ -20,6 +20,8 @@ pub fn ingresses_have_classes(kubectl: &Kubectl) {
     kubectl.ok("create ingress classed --rule=classed.example/*=web:80");
     let words = "get ingress classed --no-headers";
     says(words, &["edge", "classed.example", "172.31.77.11"], &[], || kubectl.run(words));
+    let ask = "exec node1 -- minisvc lab-probe --timeout-ms 3000 --host classed.example http://172.31.77.11/";
+    says(ask, &["\"pod\":\"echo\""], &[], || kubectl.0.lab(ask));
     let foreign = CLASS.replace("minisvc.io/ingress", "example.com/other").replace("edge", "foreign");
     kubectl.of(&["apply", "-f", "-"], &foreign).ok();
     let refused = kubectl.of(&["apply", "-f", "-"], &CLASS.replace("minisvc.io/ingress", "a.b/c")).refused();
@@ -38,6 +40,9 @@ pub fn services_get_addresses_of_further_networks(kubectl: &Kubectl) {
     {
         let found = resources.lines().any(|line| line.split_whitespace().zip(words).all(|(a, b)| a == b));
         assert!(found, "{words:?}:\n{resources}");
+    }
+    for field in ["servicecidr.spec.cidrs", "ipaddress.spec.parentRef", "ingressclass.spec.controller"] {
+        assert!(kubectl.ok(&format!("explain {field}")).contains("FIELD"), "{field}");
     }
     let own =
         kubectl.ok("get servicecidrs kubernetes -o jsonpath={.spec.cidrs[*]},{.status.conditions[0].status}");
