@@ -5,7 +5,7 @@
 
 use crate::nft::{
     NftError,
-    socket::NftSocket,
+    socket::{NftSocket, SEND_BUFFER},
     wire::{Message, attribute, ctnetlink},
 };
 use minisvc_netstate::flow::UdpFlow;
@@ -30,7 +30,7 @@ const UDP: u8 = 17;
 /// # Errors
 /// If the kernel cannot be asked, or refuses for another reason than that the entry is gone already.
 pub fn delete_udp_flows(stale: impl Fn(&UdpFlow) -> bool) -> Result<usize, NftError> {
-    let mut socket = NftSocket::open()?;
+    let mut socket = NftSocket::open(SEND_BUFFER)?;
     let mut flows = Vec::new();
     let entries =
         socket.dump_of(Message::conntrack(ctnetlink::GET, 0), "list conntrack entries", &mut |entry| {

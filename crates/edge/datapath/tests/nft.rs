@@ -6,9 +6,14 @@ mod cluster;
 use cluster::{Objects, node};
 use minisvc_datapath::nft::ServiceTableTarget;
 use minisvc_lab::testing::in_namespaces;
+use minisvc_netstate::nft::{Class, Frontend, Key, Protocol, ServiceTable, Value, element::mark};
 use minisvc_proxy::Planner;
-use minisvc_reconcile::{Target, diff};
-use std::process::Command;
+use minisvc_reconcile::{Op, Target, diff};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 fn nft(args: &[&str]) -> Option<std::process::Output> {
     match Command::new("nft").args(args).output() {
@@ -86,6 +91,53 @@ fn what_is_written_is_read_back_and_listed() {
         if let Some(output) = nft(&["list", "ruleset"]) {
             assert!(output.stdout.is_empty(), "{output:?}");
         }
+    });
+}
+
+/// A table of these many sets with ten endpoints each, and a frontend for each set.
+fn wide(sets: u32) -> ServiceTable {
+    const CLASS: u16 = 10;
+    let class = Class { endpoints: CLASS, affinity_s: None };
+    let mut table = ServiceTable::from([(Key::Class(CLASS), Value::Class(class))]);
+    for set in 0..sets {
+        let (high, low) = ((set / 250) as u8, (set % 250) as u8);
+        let address = Ipv4Addr::new(10, 43, high, low);
+        let frontend = Frontend { address, protocol: Protocol::Tcp, port: 80 };
+        table.insert(Key::Frontend(frontend), Value::Mark(mark(CLASS, set)));
+        for slot in 0..u32::from(CLASS) {
+            let endpoint = SocketAddrV4::new(Ipv4Addr::new(10, 42, high, low), 8000 + slot as u16);
+            table.insert(Key::Endpoint(set, slot), Value::Endpoint(endpoint));
+        }
+    }
+    table
+}
+
+/// What a plain user's send buffer is on most systems holds no large table; it is loaded all the same, in parts.
+#[test]
+fn two_hundred_thousand_elements_fit_through_a_small_send_buffer() {
+    in_namespaces("two_hundred_thousand_elements_fit_through_a_small_send_buffer", || {
+        const USUAL: u32 = 212_992 / 2;
+        let started = Instant::now();
+        let mut table = wide(20_000);
+        assert!(table.len() > 200_000);
+        let mut target = ServiceTableTarget::with_send_buffer(USUAL).expect("open");
+        assert!(target.transaction_bytes_max() < 300_000, "the buffer is small");
+        let nothing = target.observe().expect("observe nothing");
+        target.apply(&diff(&table, &nothing)).expect("apply");
+
+        // Another start reads the same; one endpoint changes as ever.
+        let mut again = ServiceTableTarget::with_send_buffer(USUAL).expect("open again");
+        assert_eq!(diff(&table, &again.observe().expect("observe again")).len(), 0);
+        let (key, other) = (Key::Endpoint(7, 3), Value::Endpoint("10.42.255.1:80".parse().expect("address")));
+        again.apply(&[Op::Put(key, other)]).expect("change one");
+        table.insert(key, other);
+        assert_eq!(diff(&table, &again.observe().expect("observe the change")).len(), 0);
+
+        // Most of it goes again, in parts as well.
+        let few = wide(10);
+        again.apply(&diff(&few, &table)).expect("delete");
+        assert_eq!(diff(&few, &again.observe().expect("observe the rest")).len(), 0);
+        assert!(started.elapsed() < Duration::from_secs(120), "{:?}", started.elapsed());
     });
 }
 

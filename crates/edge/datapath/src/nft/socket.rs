@@ -20,7 +20,7 @@ const DONE: u16 = 3;
 /// `NLM_F_DUMP_INTR`
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// The send buffer we ask for, in bytes: about two million elements.
-const SEND_BUFFER: libc::c_int = 256 << 20;
+pub const SEND_BUFFER: u32 = 256 << 20;
 /// How long the kernel may take for an answer: a large transaction takes a second.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The kernel's own use of the send buffer, as netlink checks it.
@@ -39,14 +39,15 @@ pub struct NftSocket {
 }
 
 impl NftSocket {
-    /// Opens it.
-    pub fn open() -> Result<Self, NftError> {
+    /// Opens it, with a send buffer of so many bytes where the system allows that.
+    pub fn open(send_buffer: u32) -> Result<Self, NftError> {
+        let send_buffer = libc::c_int::try_from(send_buffer).unwrap_or(libc::c_int::MAX);
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(NftError::Open)?;
         socket.bind_auto().map_err(NftError::Open)?;
         let fd = socket.as_raw_fd();
         // Allowed to root of the machine only; a rootless one gets what the system allows everybody.
-        if set_number(fd, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
-            set_number(fd, libc::SO_SNDBUF, SEND_BUFFER).map_err(NftError::Open)?;
+        if set_number(fd, libc::SO_SNDBUFFORCE, send_buffer).is_err() {
+            set_number(fd, libc::SO_SNDBUF, send_buffer).map_err(NftError::Open)?;
         }
         let limit = get_number(fd, libc::SO_SNDBUF).map_err(NftError::Open)?;
         socket.set_cap_ack(true).map_err(NftError::Open)?;

@@ -8,7 +8,7 @@ use super::{
     NftError,
     decode::{Dumps, Found, found},
     encode::Requests,
-    socket::NftSocket,
+    socket::{NftSocket, SEND_BUFFER},
     wire::msg,
 };
 use minisvc_netstate::nft::{Class, Key, ServiceTable, Set, Value, text::TABLE};
@@ -45,7 +45,16 @@ impl ServiceTableTarget {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn open() -> Result<Self, NftError> {
-        let socket = NftSocket::open()?;
+        Self::with_send_buffer(SEND_BUFFER)
+    }
+
+    /// As [`Self::open`], with a send buffer of these many bytes at most, as systems have it for those who are not root
+    /// of the machine: larger changes are carried out in parts.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_send_buffer(bytes: u32) -> Result<Self, NftError> {
+        let socket = NftSocket::open(bytes)?;
         Ok(Self { socket, actual: None, broken: false, chains: BTreeMap::new() })
     }
 
