@@ -4,8 +4,11 @@
 
 mod common;
 
-use common::{LONG, Lab, eventually};
-use std::collections::BTreeSet;
+use common::{LONG, Lab, eventually, is_there};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 const OBJECTS: &str = "apiVersion: v1
 kind: Service
@@ -30,6 +33,7 @@ fn services_keep_what_they_promise() {
     lab.minisvc_of(&["apply", "-f", "-"], &objects).ok();
     load_balancers_are_told_where_endpoints_are(&lab);
     traffic_stays_near(&lab);
+    a_table_that_somebody_takes_away_comes_back(&lab);
     lab.down();
 }
 
@@ -95,4 +99,23 @@ fn traffic_stays_near(lab: &Lab) {
     answered_by("the node's own answers", &["one"]);
     lab.minisvc("delete pod one").ok();
     answered_by("without one of its own, another's", &["two"]);
+}
+
+/// `nft flush ruleset` of a firewall script takes ours along: it is back within seconds, theirs is let be.
+fn a_table_that_somebody_takes_away_comes_back(lab: &Lab) {
+    if !is_there("nft", "--version") {
+        return;
+    }
+    let address = field(lab, "service web", ".spec.clusterIP");
+    let nft = |words: &str| lab.lab(&format!("exec node1 -- nft {words}")).ok();
+    nft("flush ruleset");
+    nft("add table inet theirs");
+    let gone = Instant::now();
+    eventually("the Service answers again", LONG, || match answering(lab, &address) {
+        found if found.contains("nobody") => Err(format!("{found:?}")),
+        _ => Ok(()),
+    });
+    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
+    println!("the table was back after {:?}", gone.elapsed());
+    assert!(nft("list tables").contains("table inet theirs"));
 }

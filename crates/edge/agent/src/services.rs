@@ -3,8 +3,8 @@
 //! In: Services, EndpointSlices, Nodes. Out: the kernel's table, the load-balancer addresses this node holds, the
 //! time of the last good pass.
 //!
-//! Invariant: the kernel's table is read only at start and after a failed change; a restart changes what differs
-//! and nothing else.
+//! Invariant: the kernel's table is read only at start, after a failed change, and after somebody else's change of any
+//! table; a restart changes what differs and nothing else.
 
 use crate::{NodeIdentity, Snapshots};
 use minisvc_apimachinery::{ObjectKey, Snapshot, resource::SERVICES, service_cidr::extended};
@@ -27,8 +27,10 @@ use tokio::sync::watch;
 pub type LastSync = Option<Instant>;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// How often the kernel's table is read back: someone else may have changed it.
-const RECHECK: Duration = Duration::from_secs(30);
+/// How often the kernel is asked whether somebody else changed any table; ours is read back then.
+const LOOK: Duration = Duration::from_secs(1);
+/// After the table was read back it is let be for so many times as long as that took.
+const REST: u32 = 10;
 
 /// The loop's inputs and outputs.
 pub struct ServiceLoop {
@@ -48,6 +50,8 @@ pub struct ServiceLoop {
 struct Table {
     target: ServiceTableTarget,
     planner: Planner,
+    /// Not read back before this.
+    rest_until: Instant,
 }
 
 impl ServiceLoop {
@@ -56,17 +60,11 @@ impl ServiceLoop {
         let mut table: Option<Table> = None;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
         let mut said = BTreeSet::new();
-        let mut read_back_at = Instant::now() + RECHECK;
         loop {
-            let mut wait = RECHECK;
+            let mut wait = LOOK;
             let snapshot = self.snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 self.hold(&snapshot);
-                if Instant::now() >= read_back_at {
-                    // Reading all back is what finds a change made by somebody else.
-                    table = None;
-                    read_back_at = Instant::now() + RECHECK;
-                }
                 let node = self.view(&snapshot);
                 let pass = tokio::task::spawn_blocking(move || pass(table, node, &snapshot)).await;
                 match pass {
@@ -137,15 +135,24 @@ fn pass(
     node: NodeView,
     snapshot: &Snapshot,
 ) -> Result<(Table, Option<Vec<Rejection>>), NftError> {
-    let mut table = match table {
+    let known = match table {
+        Some(mut table) => {
+            let as_left = Instant::now() < table.rest_until || !table.target.others_changed_something()?;
+            as_left.then_some(table)
+        }
+        None => None,
+    };
+    let mut table = match known {
         Some(mut table) => {
             table.planner.set_node(node);
             table
         }
         None => {
+            let started = Instant::now();
             let mut target = ServiceTableTarget::open()?;
             let actual = target.observe()?;
-            Table { target, planner: Planner::new(node, &actual) }
+            let rest_until = Instant::now() + started.elapsed() * REST;
+            Table { target, planner: Planner::new(node, &actual), rest_until }
         }
     };
     let delta = table.planner.update(snapshot);

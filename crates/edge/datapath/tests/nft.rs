@@ -160,3 +160,20 @@ fn reload(target: &mut ServiceTableTarget) {
     // What nft loaded lacks our fingerprints: it counts as broken and is replaced as a whole.
     assert!(target.observe().expect("observe nft's").is_empty());
 }
+
+#[test]
+fn what_others_do_is_noticed_and_what_we_do_is_not() {
+    in_namespaces("what_others_do_is_noticed_and_what_we_do_is_not", || {
+        let mut ours = ServiceTableTarget::open().expect("open");
+        assert!(ours.others_changed_something().expect("generation"), "nothing is known yet");
+        let actual = ours.observe().expect("observe");
+        let mut planner = Planner::new(node("n1", "192.168.9.1"), &actual);
+        ours.apply(&planner.update(&world().snapshot()).ops).expect("apply");
+        assert!(!ours.others_changed_something().expect("generation"), "it was us");
+        let mut other = ServiceTableTarget::open().expect("open another");
+        other.remove().expect("remove");
+        assert!(ours.others_changed_something().expect("generation"));
+        assert!(ours.observe().expect("observe").is_empty());
+        assert!(!ours.others_changed_something().expect("generation"), "it was seen");
+    });
+}

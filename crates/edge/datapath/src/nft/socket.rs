@@ -4,7 +4,7 @@
 use super::{
     NftError,
     encode::Request,
-    wire::{ACK, BATCH_BEGIN, BATCH_END, DUMP, Message, Received, messages},
+    wire::{ACK, BATCH_BEGIN, BATCH_END, DUMP, Message, Received, answer, attribute, messages, msg},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{
@@ -27,6 +27,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const OVERHEAD: usize = 64;
 /// Most datagrams read for one request: far more than any dump of ours has.
 const DATAGRAMS_MAX: usize = 1_000_000;
+/// Bytes of `struct nfgenmsg`, with which every payload begins.
+const NFGENMSG: usize = 4;
 /// How often an interrupted dump or transaction is tried again.
 const TRIES: u32 = 5;
 
@@ -173,7 +175,6 @@ impl NftSocket {
         operation: &'static str,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), NftError> {
-        const NFGENMSG: usize = 4;
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         message.write(sequence, DUMP, &mut bytes);
@@ -201,8 +202,33 @@ impl NftSocket {
         Err(NftError::Receive { operation, source: io::Error::other("no end of answers") })
     }
 
+    /// The number of the last transaction in this network namespace, whoever made it.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        /// `NFTA_GEN_ID`
+        const ID: u16 = 1;
+        let mut found = None;
+        self.ask(Message::new(msg::GETGEN, 0), "the generation", &mut |message| {
+            if message.kind == answer(msg::NEWGEN) {
+                let id = message.payload.get(NFGENMSG..).and_then(|payload| attribute(payload, ID));
+                found = id.and_then(|id| Some(u32::from_be_bytes(id.try_into().ok()?)));
+            }
+        })?;
+        let source = || io::Error::other("it tells none");
+        found.ok_or_else(|| NftError::Receive { operation: "the generation", source: source() })
+    }
+
     /// Sends one request outside any batch and waits until the kernel did it.
     pub fn request(&mut self, message: Message, operation: &'static str) -> Result<(), NftError> {
+        self.ask(message, operation, &mut |_| {})
+    }
+
+    /// The same; hands each answer before the last to `each`.
+    fn ask(
+        &mut self,
+        message: Message,
+        operation: &'static str,
+        each: &mut dyn FnMut(&Received<'_>),
+    ) -> Result<(), NftError> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         message.write(sequence, ACK, &mut bytes);
@@ -210,10 +236,14 @@ impl NftSocket {
         for _ in 0..DATAGRAMS_MAX {
             let length = self.receive(operation)?;
             for message in messages(&self.buffer[..length]) {
-                if message.sequence == sequence && message.kind == ERROR {
+                if message.sequence != sequence {
+                    continue;
+                }
+                if message.kind == ERROR {
                     let error = error_of(&message);
                     return error.map_or(Ok(()), |source| Err(NftError::Receive { operation, source }));
                 }
+                each(&message);
             }
         }
         Err(NftError::Receive { operation, source: io::Error::other("no end of answers") })

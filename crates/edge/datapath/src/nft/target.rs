@@ -26,6 +26,8 @@ pub struct ServiceTableTarget {
     broken: bool,
     /// Class chains that are in the kernel.
     chains: BTreeMap<String, ChainIs>,
+    /// The kernel's generation after our last change or look; none: not known.
+    generation: Option<u32>,
 }
 
 /// What is known of a class chain.
@@ -55,7 +57,7 @@ impl ServiceTableTarget {
     /// As [`Self::open`].
     pub fn with_send_buffer(bytes: u32) -> Result<Self, NftError> {
         let socket = NftSocket::open(bytes)?;
-        Ok(Self { socket, actual: None, broken: false, chains: BTreeMap::new() })
+        Ok(Self { socket, actual: None, broken: false, chains: BTreeMap::new(), generation: None })
     }
 
     /// Removes the table, if it is there.
@@ -68,10 +70,27 @@ impl ServiceTableTarget {
             let mut requests = Requests::default();
             requests.delete_table();
             self.actual = None;
-            self.socket.commit(&requests.list)?;
+            self.commit(&requests)?;
         }
         self.broken = false;
         self.chains.clear();
+        Ok(())
+    }
+
+    /// Whether somebody else made a transaction since our last change or look, to our table or to any other.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn others_changed_something(&mut self) -> Result<bool, NftError> {
+        Ok(self.generation != Some(self.socket.generation()?))
+    }
+
+    /// Carries requests out; each transaction is the next generation.
+    fn commit(&mut self, requests: &Requests) -> Result<(), NftError> {
+        let before = self.generation.take();
+        let transactions = self.socket.commit(&requests.list)?;
+        let transactions = u32::try_from(transactions).unwrap_or(0);
+        self.generation = before.map(|before| before.wrapping_add(transactions));
         Ok(())
     }
 
@@ -197,8 +216,8 @@ impl ServiceTableTarget {
         for name in empty {
             let mut requests = Requests::default();
             requests.delete_chain(&name);
-            match self.socket.commit(&requests.list) {
-                Ok(_) => {
+            match self.commit(&requests) {
+                Ok(()) => {
                     self.chains.remove(&name);
                 }
                 Err(error) => tracing::debug!(chain = name, %error, "an unused chain stays for now"),
@@ -223,10 +242,14 @@ impl Target<Key, Value> for ServiceTableTarget {
     /// Reads the table from the kernel. A table that is not as we build it counts as none, and is replaced by the next
     /// change.
     fn observe(&mut self) -> Result<ServiceTable, NftError> {
+        // Read first: what happens while the rest is read counts as news.
+        self.generation = None;
+        let generation = self.socket.generation()?;
         let found = match self.dumps()? {
             None => Found::Nothing,
             Some(dumps) => found(&dumps),
         };
+        self.generation = Some(generation);
         self.chains.clear();
         self.broken = matches!(found, Found::Broken);
         self.actual = match found {
@@ -252,7 +275,7 @@ impl Target<Key, Value> for ServiceTableTarget {
             return Ok(());
         }
         let actual = self.actual.take();
-        if let Err(error) = self.socket.commit(&requests.list) {
+        if let Err(error) = self.commit(&requests) {
             self.broken = false;
             return Err(error);
         }

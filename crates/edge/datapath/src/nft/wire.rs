@@ -18,6 +18,8 @@ pub mod msg {
     pub const NEWSETELEM: u16 = 12;
     pub const GETSETELEM: u16 = 13;
     pub const DELSETELEM: u16 = 14;
+    pub const NEWGEN: u16 = 15;
+    pub const GETGEN: u16 = 16;
 }
 
 /// Messages of nfnetlink's connection tracking subsystem.
@@ -48,6 +50,11 @@ pub const CREATE: u16 = 0x400;
 pub const APPEND: u16 = 0x800;
 /// Largest list of elements in one message; an attribute's length has 16 bits.
 pub const LIST_MAX: usize = 60_000;
+
+/// Type of an answer of the nftables subsystem.
+pub fn answer(kind: u16) -> u16 {
+    SUBSYSTEM << 8 | kind
+}
 
 /// One message being written.
 #[derive(Clone, Debug)]
