@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch};
 
-/// The service table must have been right within this time: twice the interval of its read-back.
+/// The service table must have been right within this time.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// Where the numbers come from.

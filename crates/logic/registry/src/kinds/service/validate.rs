@@ -252,9 +252,10 @@ fn traffic(object: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid("spec.healthCheckNodePort", port, &fault));
         }
     }
-    for (field, supported) in
-        [("internalTrafficPolicy", policies.as_slice()), ("trafficDistribution", &["PreferClose"])]
-    {
+    for (field, supported) in [
+        ("internalTrafficPolicy", policies.as_slice()),
+        ("trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]),
+    ] {
         if let Some(given) = at(object, &format!("/spec/{field}")).and_then(Value::as_str)
             && !supported.contains(&given)
         {
