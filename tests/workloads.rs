@@ -20,6 +20,7 @@ fn deployments_are_rolled_out_by_kubectl() {
     it_is_paused_and_undone(&kubectl);
     what_it_leaves_behind_is_taken_up(&kubectl);
     all_of_it_goes(&kubectl);
+    what_a_manifest_says_no_longer_is_pruned(&kubectl);
     lab.down();
 }
 
@@ -57,6 +58,8 @@ fn it_is_scaled(kubectl: &Kubectl<'_>) {
     let patch = "patch deployment web --subresource=scale --type=merge -p";
     let words: Vec<&str> = patch.split(' ').chain([r#"{"spec":{"replicas":4}}"#]).collect();
     kubectl.of(&words, "").ok();
+    let row = kubectl.ok("get deployment web --subresource=scale --no-headers");
+    assert_eq!(row.split_whitespace().take(2).collect::<Vec<_>>(), ["web", "4"], "{row}");
     let scale = kubectl.ok("get --raw /apis/apps/v1/namespaces/default/deployments/web/scale");
     assert!(scale.contains(r#""kind":"Scale""#) && scale.contains(r#""replicas":4"#), "{scale}");
     rolled_out(kubectl);
@@ -135,4 +138,19 @@ fn all_of_it_goes(kubectl: &Kubectl<'_>) {
     kubectl.of(&["create", "-f", "-"], &owned).ok();
     kubectl.ok("delete configmap owner");
     kubectl.ok("wait --for=delete secret/owned --timeout=30s");
+}
+
+/// `kubectl apply --prune`. Without a list it asks for kinds that only a whole Kubernetes has, such as Jobs.
+fn what_a_manifest_says_no_longer_is_pruned(kubectl: &Kubectl<'_>) {
+    let map = |name: &str| {
+        format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: pruned}}}}\n")
+    };
+    let apply = |input: &str| {
+        let words = "apply -f - --prune -l set=pruned --prune-allowlist=core/v1/ConfigMap";
+        kubectl.of(&words.split(' ').collect::<Vec<_>>(), input).ok()
+    };
+    apply(&format!("{}{}", map("one"), map("two")));
+    let said = apply(&map("one"));
+    assert!(said.contains("configmap/two pruned"), "{said}");
+    assert_eq!(kubectl.ok("get configmaps -l set=pruned -o name").trim(), "configmap/one");
 }

@@ -14,7 +14,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use jiff::Timestamp;
 use minisvc_apimachinery::{
-    Cause, ObjectKey, Status,
+    Cause, ObjectKey, Resource, Status,
+    resource::SCALE,
     storage::{Read, Revision, Stored},
 };
 use minisvc_registry::IncludeObject;
@@ -146,7 +147,10 @@ pub(crate) fn get(
     let stored = find(&view, target)?;
     if target.subresource == "scale" {
         let object: Value = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
-        return Ok(respond::json(StatusCode::OK, &minisvc_registry::scale(&object)));
+        let scale = minisvc_registry::scale(&object);
+        let Form::Table(version) = form else { return Ok(respond::json(StatusCode::OK, &scale)) };
+        let table = table_of(&SCALE, version, &[&scale], include(parameters)?);
+        return Ok(respond::json(StatusCode::OK, &table));
     }
     match form {
         Form::Object => {
@@ -187,11 +191,13 @@ pub(crate) fn table(
         objects.iter().map(|stored| serde_json::from_slice(&stored.value)).collect();
     let parsed = parsed.map_err(Status::internal)?;
     let parsed: Vec<&Value> = parsed.iter().collect();
-    let mut table = minisvc_registry::table(target.resource, &parsed, Timestamp::now(), include);
-    if let Some(object) = table.as_object_mut() {
-        object.insert("apiVersion".to_owned(), format!("meta.k8s.io/{version}").into());
-    }
-    Ok(table)
+    Ok(table_of(target.resource, version, &parsed, include))
+}
+
+fn table_of(resource: &Resource, version: &str, objects: &[&Value], include: IncludeObject) -> Value {
+    let mut table = minisvc_registry::table(resource, objects, Timestamp::now(), include);
+    table["apiVersion"] = format!("meta.k8s.io/{version}").into();
+    table
 }
 
 /// What a scan found.

@@ -42,6 +42,7 @@ pub(crate) fn strategy(r: &Resource) -> Result<&'static dyn Strategy, Status> {
         ("", "namespaces") => &namespace::Namespaces,
         ("", "nodes") => &node::Nodes,
         ("", "pods") => &pod::Pods,
+        ("autoscaling", "scales") => &workload::Scales,
         ("", "secrets") => &secret::Secrets,
         ("", "serviceaccounts") => &service_account::ServiceAccounts,
         ("", "services") => &service::Services,

@@ -2,16 +2,43 @@
 //!
 //! Source: kubernetes `pkg/apis/apps/validation`, `pkg/apis/core/validation` (`ValidatePodTemplateSpec`).
 
-use super::pod;
+use super::{pod, reads_as};
 use crate::{
     meta,
+    strategy::Strategy,
+    table::{Column, age, name},
     value::{at, int, items, object_mut, strings, text},
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1 as api;
+use k8s_openapi::{api::autoscaling::v1::Scale, apimachinery::pkg::apis::meta::v1 as api};
 use minisvc_apimachinery::{Cause, selector::LabelSelector};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// autoscaling/v1 Scale: only shown; `crate::scale` reads and writes it.
+pub(crate) struct Scales;
+
+impl Strategy for Scales {
+    fn check_types(&self, object: &Value) -> Result<(), String> {
+        reads_as::<Scale>(object)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::name(),
+                Column::new("Desired", "integer"),
+                Column::new("Available", "integer"),
+                Column::new("Age", "string"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let number = |pointer: &str| int(object, pointer).unwrap_or(0).into();
+        vec![name(object), number("/spec/replicas"), number("/status/replicas"), age(object, now)]
+    }
+}
 
 /// Fills in one replica and the template's defaults.
 pub(super) fn default(object: &mut Value) {

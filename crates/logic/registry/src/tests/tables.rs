@@ -5,7 +5,8 @@ use minisvc_apimachinery::{
     Resource,
     resource::{
         DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, IP_ADDRESSES, LEASES,
-        NAMESPACES, NODES, PODS, REPLICA_SETS, RESOURCES, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS, SERVICES,
+        NAMESPACES, NODES, PODS, REPLICA_SETS, RESOURCES, SCALE, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS,
+        SERVICES,
     },
 };
 use serde_json::{Value, json};
@@ -110,6 +111,7 @@ fn rows_are_kubectls() {
         ),
         (&DEPLOYMENTS, workload(), "x|1/3|2|1|5m|c,d|echo,y|app=web,!b,tier in (a,z)"),
         (&REPLICA_SETS, workload(), "x|3|4|1|5m|c,d|echo,y|app=web,!b,tier in (a,z)"),
+        (&SCALE, json!({"spec": {"replicas": 3}, "status": {"replicas": 2}}), "x|3|2|5m"),
         (&LEASES, json!({"spec": {"holderIdentity": "n"}}), "x|n|5m"),
         (&SECRETS, json!({"type": "Opaque", "data": {"a": "", "b": ""}}), "x|Opaque|2|5m"),
         (&SERVICE_ACCOUNTS, json!({"secrets": [{"name": "a"}]}), "x|1|5m"),
