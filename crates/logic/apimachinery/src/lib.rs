@@ -24,6 +24,7 @@ pub mod convert;
 pub mod decode;
 pub mod ingress_class;
 pub mod join;
+pub mod letters;
 pub mod managed;
 pub mod patch;
 pub mod protobuf;

@@ -68,21 +68,6 @@ pub(crate) fn node_address(node: &Node) -> Option<IpAddr> {
         .find_map(|address| address.address.parse().ok())
 }
 
-/// Letters of generated names: no vowels, nothing that looks alike (k8s.io/apimachinery `util/rand`).
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
-/// So many letters from a number.
-pub(crate) fn letters(mut number: u64, count: usize) -> String {
-    let base = ALPHABET.len() as u64;
-    (0..count)
-        .map(|_| {
-            let letter = ALPHABET[(number % base) as usize];
-            number /= base;
-            char::from(letter)
-        })
-        .collect()
-}
-
 /// FNV-1a, 64 bits: stable between versions and machines.
 pub(crate) fn hash(parts: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::{
     claim::{Claimer, Index, Plans, Standing, controller},
-    objects::{hash, is_over, letters, uid},
+    objects::{hash, is_over, uid},
     plan::{Notice, Plan, Write},
 };
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use k8s_openapi::api::{
 };
 use minisvc_apimachinery::{
     ObjectKey, Snapshot,
+    letters::letters,
     resource::{PODS, REPLICA_SETS},
     selector::LabelSelector,
 };

@@ -7,11 +7,9 @@ use crate::{
     owners::{Tracking, track},
     value::{at, set, text, time, unset},
 };
-use minisvc_apimachinery::{ObjectKey, Resource, managed, storage::Read};
+use minisvc_apimachinery::{ObjectKey, Resource, letters::letters, managed, storage::Read};
 use serde_json::Value;
 
-/// Letters of generated names: no vowels, nothing that looks alike (k8s.io/apimachinery `util/rand`).
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const GENERATED_LETTERS: usize = 5;
 const GENERATED_STEM_BYTES_MAX: usize = 63 - GENERATED_LETTERS;
 const GENERATE_TRIES_MAX: usize = 8;
@@ -106,7 +104,10 @@ fn name(
     }
     let stem = stem[..cut].to_owned();
     for _ in 0..GENERATE_TRIES_MAX {
-        let key = ObjectKey::new(namespace.as_str(), format!("{stem}{}", letters((ctx.random)())));
+        let key = ObjectKey::new(
+            namespace.as_str(),
+            format!("{stem}{}", letters((ctx.random)(), GENERATED_LETTERS)),
+        );
         if view.get(&r.storage_key(&key)).is_none() {
             set(object, "metadata", "name", key.name.as_str());
             return Ok(key);
@@ -115,15 +116,4 @@ fn name(
     let mut status = Status::already_exists(r, &stem);
     status.message = format!("{}, the server was not able to generate a unique name", status.message);
     Err(status)
-}
-
-fn letters(mut random: u64) -> String {
-    let count = ALPHABET.len() as u64;
-    (0..GENERATED_LETTERS)
-        .map(|_| {
-            let letter = ALPHABET[(random % count) as usize];
-            random /= count;
-            char::from(letter)
-        })
-        .collect()
 }

@@ -11,7 +11,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use minisvc_apimachinery::ObjectKey;
+use minisvc_apimachinery::{ObjectKey, letters::ALPHABET};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -72,7 +72,6 @@ pub(super) fn is_of(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
 
 /// The hash of a template, written as Kubernetes writes it. `collisions`: how often a name was another's already.
 fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let text = json!(template).to_string();
     let number = hash(&[&text, &collisions.to_string()]);
     let folded = (number ^ (number >> 32)) & 0xffff_ffff;
