@@ -52,6 +52,7 @@ fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Resu
     if let Some(name) = scale {
         finish_kind(&mut schemas, &resource::SCALE, &name)?;
     }
+    name_common(&mut schemas, named[0].0);
     merge::apply(&mut schemas, unused)?;
     let mut document = json!({
         "openapi": "3.0.0",
@@ -61,6 +62,29 @@ fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Resu
     });
     document.sort_all_objects();
     Ok(document)
+}
+
+/// Names the kinds of bodies that are no resources, in a document of that resource's group and version.
+fn name_common(schemas: &mut Map<String, Value>, of: &Resource) {
+    let core = ("", "v1");
+    let mut groups = vec![core];
+    if (of.group, of.version) != core {
+        groups.push((of.group, of.version));
+    }
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1";
+    for (name, kind, of) in [
+        (format!("{meta}.Status"), "Status", vec![core]),
+        // As in Kubernetes, of every group that is deleted from.
+        (format!("{meta}.DeleteOptions"), "DeleteOptions", groups),
+        ("io.k8s.api.core.v1.Binding".to_owned(), "Binding", vec![core]),
+        ("io.k8s.api.policy.v1.Eviction".to_owned(), "Eviction", vec![("policy", "v1")]),
+    ] {
+        if let Some(schema) = schemas.get_mut(&name) {
+            let kinds =
+                of.iter().map(|(group, version)| json!({"group": group, "kind": kind, "version": version}));
+            schema[operations::GVK] = kinds.collect();
+        }
+    }
 }
 
 /// Names the kind, adds its list, and drops what only k8s-openapi requires.

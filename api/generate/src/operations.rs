@@ -200,23 +200,29 @@ impl Writer<'_> {
         item
     }
 
+    /// A subresource that is only created, of a kind of its own.
+    fn created(&self, about: &str, body: &str, answer: &str, of: (&str, &str, &str)) -> Value {
+        let mut post = self.operation("post", &format!("create {about}"), WRITE, Some(body), answer);
+        let (group, version, kind) = of;
+        post[GVK] = json!({"group": group, "version": version, "kind": kind});
+        json!({"post": post})
+    }
+
     fn subresource(&self, name: &str) -> Value {
         let kind = self.resource.kind;
         let about = format!("{name} of the specified {kind}");
         match name {
             "binding" => {
                 let binding = "io.k8s.api.core.v1.Binding";
-                json!({"post": self.operation("post", &format!("create {about}"), WRITE, Some(binding), &format!("{META}Status"))})
+                self.created(&about, binding, &format!("{META}Status"), ("", "v1", "Binding"))
             }
             "eviction" => {
                 let eviction = "io.k8s.api.policy.v1.Eviction";
-                json!({"post": self.operation("post", &format!("create {about}"), WRITE, Some(eviction), &format!("{META}Status"))})
+                self.created(&about, eviction, &format!("{META}Status"), ("policy", "v1", "Eviction"))
             }
             "token" => {
-                let mut post = self.operation("post", &format!("create {about}"), WRITE, Some(TOKEN), TOKEN);
                 let Resource { group, version, kind, .. } = TOKEN_REQUESTS;
-                post[GVK] = json!({"group": group, "version": version, "kind": kind});
-                json!({"post": post})
+                self.created(&about, TOKEN, TOKEN, (group, version, kind))
             }
             "finalize" => {
                 json!({"put": self.operation("put", &format!("replace {about}"), WRITE, Some(self.schema), self.schema)})

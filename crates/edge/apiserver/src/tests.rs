@@ -5,6 +5,7 @@ mod apply;
 mod auth;
 mod bad_input;
 mod events;
+mod generated;
 mod harness;
 mod join;
 mod kubectl;

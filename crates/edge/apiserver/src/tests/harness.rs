@@ -125,6 +125,11 @@ impl Client {
         self
     }
 
+    /// Whether the server has ended the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     pub(super) async fn raw(
         &mut self,
         method: Method,
@@ -132,6 +137,17 @@ impl Client {
         media: &str,
         body: impl Into<bytes::Bytes>,
     ) -> Response<Incoming> {
+        self.try_raw(method, path, media, body).await.unwrap()
+    }
+
+    /// As [`Self::raw`]; an error is a connection that broke.
+    pub(super) async fn try_raw(
+        &mut self,
+        method: Method,
+        path: &str,
+        media: &str,
+        body: impl Into<bytes::Bytes>,
+    ) -> hyper::Result<Response<Incoming>> {
         let mut request = Request::new(Full::new(body.into()));
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().unwrap();
@@ -140,8 +156,8 @@ impl Client {
         if !media.is_empty() {
             request.headers_mut().insert(header::CONTENT_TYPE, media.parse().unwrap());
         }
-        self.sender.ready().await.unwrap();
-        self.sender.send_request(request).await.unwrap()
+        self.sender.ready().await?;
+        self.sender.send_request(request).await
     }
 
     pub(super) async fn send(

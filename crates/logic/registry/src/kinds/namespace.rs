@@ -35,6 +35,9 @@ impl Strategy for Namespaces {
         {
             labels.insert(NAME_LABEL.to_owned(), json!(name));
         }
+        if text(object, "/status/phase").is_empty() {
+            set(object, "status", "phase", "Active");
+        }
     }
 
     fn prepare_create(&self, object: &mut Value, _subject: &Subject<'_>) {
