@@ -1,27 +1,25 @@
 //! Names outside the cluster: the node's own resolvers, with a bounded cache.
 //!
 //! In: a name and a type. Out: records and a response code, SERVFAIL if no resolver answers in time.
+//! The resolver's own cache is not used: it bounds the number of answers, but not their length.
 
+use crate::cache::{Cache, TTL_MAX};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::{
         op::ResponseCode,
-        rr::{Name, Record, RecordType},
+        rr::{LowerName, Name, Record, RecordType},
     },
 };
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::time::timeout;
 
-/// Answers that are kept.
-const CACHE_ENTRIES: u64 = 4096;
-/// Longest time an answer is kept, so that a mistake upstream does not stay for days.
-const TTL_MAX: Duration = Duration::from_secs(60);
 /// Time one resolver is given.
 const ATTEMPT: Duration = Duration::from_millis(1500);
 /// Time all resolvers together are given: less than a client waits (5 s with glibc).
@@ -30,10 +28,13 @@ const TOTAL: Duration = Duration::from_secs(4);
 const UPSTREAMS_MAX: usize = 3;
 
 /// Asks the node's resolvers.
-pub(crate) struct Forwarder(Option<TokioResolver>);
+pub(crate) struct Forwarder {
+    resolver: Option<TokioResolver>,
+    cache: Cache,
+}
 
 /// What the resolvers said.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Forwarded {
     pub(crate) code: ResponseCode,
     pub(crate) answers: Vec<Record>,
@@ -57,7 +58,7 @@ impl Forwarder {
             }
         }
         if order.is_empty() {
-            return Ok(Self(None));
+            return Ok(Self { resolver: None, cache: Cache::default() });
         }
         let servers = order.iter().filter_map(|address| servers.remove(address)).collect();
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
@@ -65,23 +66,34 @@ impl Forwarder {
         let options = builder.options_mut();
         options.timeout = ATTEMPT;
         options.attempts = 1;
-        options.cache_size = CACHE_ENTRIES;
+        options.cache_size = 0;
         options.positive_max_ttl = Some(TTL_MAX);
         options.negative_max_ttl = Some(TTL_MAX);
         options.use_hosts_file = ResolveHosts::Never;
         options.preserve_intermediates = true;
-        Ok(Self(Some(builder.build()?)))
+        Ok(Self { resolver: Some(builder.build()?), cache: Cache::default() })
     }
 
     /// Whether there is a resolver to ask.
     pub(crate) fn is_available(&self) -> bool {
-        self.0.is_some()
+        self.resolver.is_some()
     }
 
-    /// Asks for records of a name.
-    pub(crate) async fn lookup(&self, mut name: Name, kind: RecordType) -> Forwarded {
+    /// Records of a name, as they are known or as the resolvers say.
+    pub(crate) async fn lookup(&self, name: Name, kind: RecordType) -> Forwarded {
+        let key = (LowerName::new(&name), kind);
+        if let Some(known) = self.cache.get(&key, Instant::now()) {
+            return known;
+        }
+        let answer = self.ask(name, kind).await;
+        self.cache.put(key, &answer, Instant::now());
+        answer
+    }
+
+    /// Asks the resolvers for records of a name.
+    pub(crate) async fn ask(&self, mut name: Name, kind: RecordType) -> Forwarded {
         let failed = Forwarded { code: ResponseCode::ServFail, ..Forwarded::default() };
-        let Some(resolver) = &self.0 else { return failed };
+        let Some(resolver) = &self.resolver else { return failed };
         name.set_fqdn(true);
         match timeout(TOTAL, resolver.lookup(name, kind)).await {
             Ok(Ok(lookup)) => Forwarded { answers: lookup.answers().to_vec(), ..Forwarded::default() },

@@ -4,12 +4,15 @@
 //!
 //! Invariants: before the first records nothing is answered but SERVFAIL; only sources in the allowed networks
 //! are served, all others get REFUSED (UDP) or a closed connection (TCP); a question about the cluster is answered
-//! in the socket's own task without lock or wait; forwarded questions, connections and buffers are bounded.
+//! in the socket's own task without lock or wait; forwarded questions, what they were answered, connections and
+//! buffers are bounded; a question is never forwarded to ourselves.
 //!
 //! hickory-server's own socket loops accept any number of connections and start one task for each datagram; here
 //! only its codec is used, so that nothing is unbounded.
 
+mod cache;
 mod forward;
+mod loops;
 mod message;
 mod sockets;
 
@@ -25,7 +28,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 use tokio::{net::TcpListener, net::UdpSocket, sync::Semaphore, task::JoinSet};
@@ -98,11 +101,20 @@ pub(crate) struct Shared {
     own: Vec<IpAddr>,
     counters: Counters,
     forwarder: Forwarder,
+    /// A name that only this server asks for: see [`loops`].
+    secret: [String; 2],
+    /// Whether a question for it came back.
+    in_circle: AtomicBool,
     forwarded: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
 
 impl Shared {
+    /// Whether names outside the cluster can be asked for.
+    fn can_forward(&self) -> bool {
+        self.forwarder.is_available() && !self.in_circle.load(Relaxed)
+    }
+
     fn allows(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.own.contains(&source) || self.allowed.load().iter().any(|net| net.contains(&source))
@@ -163,6 +175,8 @@ impl Nameserver {
             counters: Counters::default(),
             forwarder: Forwarder::new(&upstreams)
                 .map_err(|source| NameserverError::Forwarder { source: Box::new(source) })?,
+            secret: loops::secret(),
+            in_circle: AtomicBool::new(false),
             forwarded: Arc::new(Semaphore::new(FORWARDED_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         });
@@ -187,6 +201,9 @@ impl Nameserver {
         }
         for listener in self.tcp {
             tasks.spawn(sockets::serve_tcp(listener, self.shared.clone()));
+        }
+        if self.shared.forwarder.is_available() {
+            tasks.spawn(loops::watch(self.shared.clone()));
         }
         shutdown.await;
         tasks.shutdown().await;

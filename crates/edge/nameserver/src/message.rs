@@ -1,9 +1,10 @@
 //! Messages: bytes of a question in, bytes of an answer out.
 //!
 //! Invariant: a datagram is never answered with more than the client said it takes, nor with more than
-//! [`PAYLOAD_BYTES`]; what does not fit is left out and marked truncated, and the client comes back over TCP.
+//! [`PAYLOAD_BYTES`]; what does not fit is left out and marked truncated, and the client comes back over TCP. One that
+//! does not (musl before 1.2.4) has some of the addresses. What does not fit even there is left out.
 
-use crate::{Counters, Shared, forward::Forwarded};
+use crate::{Counters, Shared, forward::Forwarded, loops};
 use hickory_server::{
     net::xfer::Protocol,
     proto::{
@@ -18,12 +19,18 @@ use hickory_server::{
     zone_handler::MessageResponseBuilder,
 };
 use minisvc_dns::{Answer, Data, Owner, Question, Reply, TTL_SECONDS};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering::Relaxed,
+};
 
 /// Largest datagram that is sent: no fragments on any usual path (DNS flag day 2020).
 const PAYLOAD_BYTES: u16 = 1232;
 /// Largest datagram for a client that names no size.
 const PAYLOAD_BYTES_PLAIN: u16 = 512;
+
+/// Bit of a header's third byte.
+const TRUNCATED: u8 = 0x02;
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +97,16 @@ pub(crate) fn step(shared: &Shared, raw: Vec<u8>, source: SocketAddr, transport:
         Counters::count(&shared.counters.refused);
         return reply(ResponseCode::Refused);
     }
+    let labels: Vec<&[u8]> = info.query.name().iter().collect();
+    if loops::is_ours(shared, &labels) {
+        shared.in_circle.store(true, Relaxed);
+        return reply(ResponseCode::Refused);
+    }
     let Some(records) = shared.records.load_full() else {
         Counters::count(&shared.counters.failed);
         return reply(ResponseCode::ServFail);
     };
     let kind = info.query.query_type();
-    let labels: Vec<&[u8]> = info.query.name().iter().collect();
     match minisvc_dns::answer(&records, &Question { labels: &labels, kind: kind_of(kind) }) {
         Answer::Refused => {
             Counters::count(&shared.counters.refused);
@@ -167,7 +178,7 @@ fn forwarding(
     kind: RecordType,
 ) -> Step {
     let question = Forwarding { request, transport, answers, name, kind };
-    if shared.forwarder.is_available() {
+    if shared.can_forward() {
         return Step::Forward(Box::new(question));
     }
     busy(shared, &question).map_or(Step::Drop, Step::Reply)
@@ -176,7 +187,7 @@ fn forwarding(
 fn metadata(shared: &Shared, request: &Request, code: ResponseCode) -> Metadata {
     let mut metadata = Metadata::response_from_request(&request.metadata);
     metadata.response_code = code;
-    metadata.recursion_available = shared.forwarder.is_available();
+    metadata.recursion_available = shared.can_forward();
     metadata
 }
 
@@ -187,8 +198,9 @@ fn bare(id: u16, code: ResponseCode) -> Step {
     message.to_vec().map_or(Step::Drop, Step::Reply)
 }
 
-/// Writes an answer; leaves out the additional records first, then all, where it would not fit.
-fn encoded(request: &Request, transport: Transport, mut metadata: Metadata, all: &Sections) -> Step {
+/// Writes an answer; where it would not fit, leaves out the additional records first, then the last half of the
+/// answers until it does.
+fn encoded(request: &Request, transport: Transport, metadata: Metadata, all: &Sections) -> Step {
     let size = match (transport, &request.edns) {
         (Transport::Tcp, _) => u16::MAX,
         (Transport::Udp, None) => PAYLOAD_BYTES_PLAIN,
@@ -202,9 +214,20 @@ fn encoded(request: &Request, transport: Transport, mut metadata: Metadata, all:
             None => return Step::Drop,
         }
     }
-    metadata.truncation = true;
-    let truncated = encode(request, size, metadata, &nothing, &nothing.additionals);
-    truncated.map_or(Step::Drop, |(reply, _)| Step::Reply(reply))
+    let mut some = Sections { answers: all.answers.clone(), ..Sections::default() };
+    loop {
+        some.answers.truncate(some.answers.len() / 2);
+        let Some((mut reply, cut)) = encode(request, size, metadata, &some, &nothing.additionals) else {
+            return Step::Drop;
+        };
+        if !cut || some.answers.is_empty() {
+            // By TCP there is no other way to come back by: some of the addresses are better than none.
+            if let (Transport::Udp, Some(flags)) = (transport, reply.get_mut(2)) {
+                *flags |= TRUNCATED;
+            }
+            return Step::Reply(reply);
+        }
+    }
 }
 
 /// Writes one message; returns whether anything was left out.

@@ -1,5 +1,8 @@
 //! Real questions over real sockets.
 
+mod book;
+mod upstream;
+
 use super::*;
 use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
@@ -77,6 +80,10 @@ fn question(name: &str, kind: RecordType) -> Message {
 
 /// One virtual Service `web`, one headless `many` with 60 endpoints, one alias `away` for www.example.test.
 fn records(zone: &str) -> Records {
+    records_of(zone, 60)
+}
+
+fn records_of(zone: &str, endpoints: u32) -> Records {
     let mut world = Snapshot::default();
     for (name, spec) in [
         ("web", serde_json::json!({"clusterIP": "10.43.0.20"})),
@@ -87,8 +94,9 @@ fn records(zone: &str) -> Records {
         let key = ObjectKey::new("default", name);
         world.services.insert(key, Arc::new(serde_json::from_value(object).unwrap()));
     }
+    let address = |n: u32| format!("10.42.{}.{}", n >> 8, n & 0xff);
     let endpoints: Vec<_> =
-        (1..=60).map(|n| serde_json::json!({"addresses": [format!("10.42.0.{n}")]})).collect();
+        (1..=endpoints).map(|n| serde_json::json!({ "addresses": [address(n)] })).collect();
     let slice = serde_json::json!({
         "metadata": {"namespace": "default", "name": "many-1", "labels": {"kubernetes.io/service-name": "many"}},
         "addressType": "IPv4", "endpoints": endpoints,
@@ -137,7 +145,7 @@ async fn what_does_not_fit_is_truncated_and_comes_over_tcp() {
     server.handle.publish(records("cluster.local"));
     let plain = question("many.default.svc.cluster.local.", RecordType::A);
     let answer = server.udp(&plain).await;
-    assert!(answer.metadata.truncation && answer.answers.is_empty());
+    assert!(answer.metadata.truncation && addresses(&answer).len() == 15, "{}", answer.answers.len());
     let mut large = plain.clone();
     let mut edns = Edns::new();
     edns.set_max_payload(4096);
