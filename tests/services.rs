@@ -1,8 +1,10 @@
 //! What Services promise beyond an address, by real connections in a lab: health checks of load balancers, endpoints
-//! kept for nodes and zones.
+//! kept for nodes and zones; and that a trace says what a connection meets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod common;
+#[path = "services/trace.rs"]
+mod trace;
 
 use common::{LONG, Lab, eventually, is_there};
 use std::{
@@ -34,6 +36,7 @@ fn services_keep_what_they_promise() {
     load_balancers_are_told_where_endpoints_are(&lab);
     traffic_stays_near(&lab);
     a_table_that_somebody_takes_away_comes_back(&lab);
+    trace::a_trace_says_what_a_connection_meets(&lab);
     lab.down();
 }
 

@@ -1,5 +1,5 @@
 //! The command line's API verbs: `apply`, `create`, `get`, `describe`, `delete`, `logs`, `exec`,
-//! `attach`, `port-forward`.
+//! `attach`, `port-forward`; and `trace`, which asks what becomes of a packet.
 //!
 //! In: kubectl's flags. Out: kubectl's words on standard output, errors on standard error, and an exit status.
 //!
@@ -21,6 +21,7 @@ mod output;
 mod port_forward;
 mod table;
 mod target;
+mod trace;
 
 use api::Failure;
 use clap::Subcommand;
@@ -47,6 +48,8 @@ pub enum ApiCommand {
     Attach(attach::AttachArgs),
     /// Let local ports lead to ports of a Pod.
     PortForward(port_forward::PortForwardArgs),
+    /// Follow the first packet of a connection: which Service, endpoints, translations and links, or why it is refused.
+    Trace(trace::TraceArgs),
 }
 
 /// Runs a verb to its end in a runtime of its own, and says on standard error what went wrong.
@@ -90,6 +93,7 @@ async fn dispatch(command: ApiCommand, fallbacks: &[PathBuf]) -> Result<ExitCode
         ApiCommand::Exec(args) => exec::run(args, fallbacks).await,
         ApiCommand::Attach(args) => attach::run(args, fallbacks).await,
         ApiCommand::PortForward(args) => port_forward::run(args, fallbacks).await,
+        ApiCommand::Trace(args) => trace::run(args, fallbacks).await,
     }
 }
 

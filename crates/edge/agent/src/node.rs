@@ -14,7 +14,11 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, Time},
     },
 };
-use minisvc_apimachinery::{ObjectKey, resource::NODES};
+use minisvc_apimachinery::{
+    ObjectKey,
+    cluster::{FACTS_ANNOTATION, NodeFacts},
+    resource::NODES,
+};
 use minisvc_client::{ApiClient, PatchKind, lease};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -69,14 +73,19 @@ async fn register(identity: &NodeIdentity, client: &ApiClient) -> Result<(), Age
         move |source| AgentError::Api { operation, object, source }
     };
     let labels = labels(identity);
+    let annotations = annotations(identity);
     let existing: Option<Node> = client.get_optional(&NODES, &key).await.map_err(failed("get node"))?;
     if existing.is_none() {
-        let metadata =
-            ObjectMeta { name: Some(identity.name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            name: Some(identity.name.clone()),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        };
         let node = Node { metadata, ..Node::default() };
         let _: Node = client.create(&NODES, "", &node).await.map_err(failed("create node"))?;
     } else {
-        let patch = serde_json::json!({ "metadata": { "labels": labels } });
+        let patch = serde_json::json!({ "metadata": { "labels": labels, "annotations": annotations } });
         let _: Node =
             client.patch(&NODES, &key, None, PatchKind::Merge, &patch).await.map_err(failed("label node"))?;
     }
@@ -86,6 +95,17 @@ async fn register(identity: &NodeIdentity, client: &ApiClient) -> Result<(), Age
         .await
         .map_err(failed("write status of node"))?;
     Ok(())
+}
+
+/// What others need to know to follow a packet through this node.
+fn annotations(identity: &NodeIdentity) -> BTreeMap<String, String> {
+    let facts = NodeFacts {
+        cluster: identity.cluster.clone(),
+        link: identity.underlay.ifname.clone(),
+        prefix_len: identity.underlay.prefix_len,
+    };
+    let text = serde_json::to_string(&facts).ok();
+    text.into_iter().map(|text| (FACTS_ANNOTATION.to_owned(), text)).collect()
 }
 
 fn labels(identity: &NodeIdentity) -> BTreeMap<String, String> {

@@ -7,7 +7,7 @@
 //! table; a restart changes what differs and nothing else.
 
 use crate::{NodeIdentity, Snapshots};
-use minisvc_apimachinery::{ObjectKey, Snapshot, resource::SERVICES, service_cidr::extended};
+use minisvc_apimachinery::{ObjectKey, Snapshot, resource::SERVICES};
 use minisvc_client::events::{Occurrence, Recorder};
 use minisvc_datapath::{
     conntrack,
@@ -26,7 +26,6 @@ use tokio::sync::watch;
 /// When the table was last known to be right.
 pub type LastSync = Option<Instant>;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// How often the kernel is asked whether somebody else changed any table; ours is read back then.
 const LOOK: Duration = Duration::from_secs(1);
 /// After the table was read back it is let be for so many times as long as that took.
@@ -65,7 +64,8 @@ impl ServiceLoop {
             let snapshot = self.snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 self.hold(&snapshot);
-                let node = self.view(&snapshot);
+                let NodeIdentity { name, underlay, cluster, .. } = &*self.identity;
+                let node = NodeView::of(&snapshot, name, underlay.address, cluster);
                 let pass = tokio::task::spawn_blocking(move || pass(table, node, &snapshot)).await;
                 match pass {
                     Ok(Ok((done, rejected))) => {
@@ -92,17 +92,6 @@ impl ServiceLoop {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
-        }
-    }
-
-    fn view(&self, snapshot: &Snapshot) -> NodeView {
-        let node = snapshot.nodes.get(&ObjectKey::cluster(&*self.identity.name));
-        let labels = node.and_then(|node| node.metadata.labels.as_ref());
-        NodeView {
-            name: self.identity.name.clone(),
-            zone: labels.and_then(|labels| labels.get(ZONE).cloned()),
-            addresses: vec![self.identity.underlay.address],
-            cluster: extended(&self.identity.cluster, &snapshot.service_cidrs),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The facts all nodes of a cluster share: chosen at the first server's first start, handed to those that join.
 
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -81,6 +82,28 @@ impl ClusterConfig {
     }
 }
 
+/// The annotation by which a Node says what its network follows from: [`NodeFacts`] as JSON.
+pub const FACTS_ANNOTATION: &str = "minisvc.io/network";
+
+/// What a node's network follows from, beside the API's objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFacts {
+    /// What it holds for the facts of the cluster.
+    pub cluster: ClusterConfig,
+    /// Name of the link by which it reaches the other nodes.
+    pub link: String,
+    /// Length of the network prefix that is on that link.
+    pub prefix_len: u8,
+}
+
+impl NodeFacts {
+    /// What a Node says of itself; None if it says nothing, or nothing that can be read.
+    pub fn of(node: &Node) -> Option<Self> {
+        serde_json::from_str(node.metadata.annotations.as_ref()?.get(FACTS_ANNOTATION)?).ok()
+    }
+}
+
 fn nth(net: &IpNet, n: u32) -> Option<IpAddr> {
     let address = match net.network() {
         IpAddr::V4(base) => IpAddr::from((u32::from(base).checked_add(n)?).to_be_bytes()),
@@ -98,5 +121,17 @@ mod tests {
         let config = ClusterConfig::default();
         assert_eq!(config.dns_address(), Some(IpAddr::from([10, 43, 0, 10])));
         assert_eq!(config.api_address(), Some(IpAddr::from([10, 43, 0, 1])));
+    }
+
+    #[test]
+    fn a_node_says_its_facts_or_nothing() {
+        let facts = NodeFacts { cluster: ClusterConfig::default(), link: "eth0".to_owned(), prefix_len: 24 };
+        let mut node = Node::default();
+        assert_eq!(NodeFacts::of(&node), None);
+        let annotations = node.metadata.annotations.get_or_insert_default();
+        annotations.insert(FACTS_ANNOTATION.to_owned(), serde_json::to_string(&facts).unwrap());
+        assert_eq!(NodeFacts::of(&node), Some(facts));
+        node.metadata.annotations.get_or_insert_default().insert(FACTS_ANNOTATION.to_owned(), "{".to_owned());
+        assert_eq!(NodeFacts::of(&node), None);
     }
 }

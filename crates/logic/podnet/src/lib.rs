@@ -14,12 +14,15 @@ mod address;
 mod peers;
 mod pods;
 mod underlay;
+mod way;
 
 pub use address::{
     AllocateError, GATEWAY_ADDRESS, GATEWAY_MAC, allocate, link_name, node_address, pod_mac, vtep_mac,
 };
 pub use minisvc_netstate::link::{Interface, InterfaceRoute};
+pub use peers::internal_ip;
 pub use underlay::{Underlay, UnderlayError, choose_underlay};
+pub use way::{Way, way};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;

@@ -74,7 +74,10 @@ fn overlaps(a: &IpNet, b: &IpNet) -> bool {
 }
 
 /// The first InternalIP of a Node.
-fn internal_ip(node: &Node) -> Result<IpAddr, String> {
+///
+/// # Errors
+/// The text says what is wrong with what it has.
+pub fn internal_ip(node: &Node) -> Result<IpAddr, String> {
     let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
     let internal = addresses.into_iter().flatten().find(|address| address.type_ == "InternalIP");
     let text = &internal.ok_or("status.addresses: no InternalIP")?.address;

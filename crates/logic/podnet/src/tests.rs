@@ -196,3 +196,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_way_is_that_of_the_longest_prefix() {
+    let by = |link: &str, gateway: Option<&str>, source: &str| Way::Link {
+        link: link.to_owned(),
+        gateway: gateway.map(ip),
+        source: Some(ip(source)),
+    };
+    for (overlay, to_node2, to_node3) in [
+        (
+            Overlay::Vxlan,
+            by("msvvx", Some("10.42.1.0"), "10.42.0.1"),
+            by("msvvx", Some("10.42.2.0"), "10.42.0.1"),
+        ),
+        (Overlay::Tun, by("msvtun", None, "10.42.0.1"), by("msvtun", None, "10.42.0.1")),
+        // node3 is on another link, so host-gw has no route to its Pods.
+        (Overlay::HostGw, by("eth0", Some("192.0.2.2"), "10.42.0.1"), Way::Unreachable),
+    ] {
+        let links = plan(overlay, &three(), &pods()).desired.links;
+        let way = |to: &str| way(&links, &underlay(false), ip(to));
+        assert_eq!(way("10.42.1.7"), to_node2, "{overlay:?}");
+        assert_eq!(way("10.42.2.7"), to_node3, "{overlay:?}");
+        assert_eq!(way("10.42.0.2"), by(&link_name("uid-a"), None, "10.42.0.1"));
+        for own in ["10.42.0.1", "192.0.2.1", "192.0.2.200", "10.43.0.10"] {
+            assert_eq!(way(own), Way::Here, "{own}");
+        }
+        assert_eq!(way("10.42.77.1"), Way::Unreachable, "no node has it");
+        assert_eq!(way("192.0.2.9"), by("eth0", None, "192.0.2.1"));
+        assert_eq!(way("203.0.113.9"), Way::Outside);
+    }
+}

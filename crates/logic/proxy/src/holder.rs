@@ -67,7 +67,8 @@ fn holder_of(address: Ipv4Addr, services: &[(&ObjectKey, &Service)], snapshot: &
         .map(|(name, _)| name.to_owned())
 }
 
-fn is_ready(node: &Node) -> bool {
+/// Whether a node says it is ready.
+pub fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
     conditions
         .unwrap_or_default()

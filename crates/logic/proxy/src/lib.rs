@@ -9,6 +9,7 @@
 //! - [`holder`]: which node answers for a load balancer's address.
 //! - [`health_check`]: what load balancers ask of each Service.
 //! - [`conntrack`]: which remembered UDP flows are stale.
+//! - [`explain`]: what becomes of a packet, in the words of Services.
 //!
 //! Invariants: the same snapshot and the same previous table give the same table; an endpoint set keeps its number as
 //! long as one of its frontends lives; one bad object is rejected and stops nobody else.
@@ -16,6 +17,7 @@
 pub mod conntrack;
 pub mod elements;
 pub mod endpoints;
+pub mod explain;
 pub mod health_check;
 pub mod holder;
 pub mod numbers;

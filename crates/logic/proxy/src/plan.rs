@@ -7,13 +7,16 @@ use crate::{
 };
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use minisvc_apimachinery::ClusterConfig;
+use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, service_cidr::extended};
 use minisvc_netstate::nft::{Class, Frontend, Protocol};
 use minisvc_reconcile::Rejection;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
+
+/// The label that says a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What the table of a node depends on besides the cluster's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,18 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// The node of this name and address: its zone is what its Node says, and ServiceCIDRs add networks to the cluster's.
+    pub fn of(snapshot: &Snapshot, name: &str, address: IpAddr, cluster: &ClusterConfig) -> Self {
+        let node = snapshot.nodes.get(&ObjectKey::cluster(name));
+        let labels = node.and_then(|node| node.metadata.labels.as_ref());
+        Self {
+            name: name.to_owned(),
+            addresses: vec![address],
+            zone: labels.and_then(|labels| labels.get(ZONE).cloned()),
+            cluster: extended(cluster, &snapshot.service_cidrs),
+        }
+    }
+
     /// The IPv4 addresses node ports answer on; never one of the loopback.
     pub fn addresses_v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         self.addresses.iter().filter_map(|address| match address {

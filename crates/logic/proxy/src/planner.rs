@@ -6,12 +6,15 @@
 //! Invariants: after any sequence of updates the table is what [`desired`] gives for the last snapshot and that table;
 //! a place that two Services claim belongs to the older one, and the other is rejected with `Conflict`.
 
+mod claims;
+
 use crate::{
     elements::{frontend_elements, node_elements, set_elements},
     endpoints::service_of,
     numbers::{ClassNumbers, SetNumbers},
     plan::{NodeView, Place, ServicePlan, SetName, plan},
 };
+use claims::{Claim, rejection};
 use imbl::ordmap::DiffItem;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
@@ -49,9 +52,6 @@ pub struct Planner {
     table: ServiceTable,
     started: bool,
 }
-
-/// Age and name: the least owns the place.
-type Claim = (i64, ObjectKey);
 
 /// A planned Service and what it put into the table.
 #[derive(Clone, Debug, Default)]
@@ -242,16 +242,6 @@ impl Planner {
         had_udp
     }
 
-    fn unclaim(&mut self, place: &Place, claim: &Claim, again: &mut BTreeSet<ObjectKey>) {
-        if let Some(claims) = self.claims.get_mut(place) {
-            claims.remove(claim);
-            again.extend(claims.iter().map(|(_, key)| key.clone()));
-            if claims.is_empty() {
-                self.claims.remove(place);
-            }
-        }
-    }
-
     /// Counts the elements that several Services may need.
     fn share(&mut self, plan: &ServicePlan, more: bool, changes: &mut Changes) {
         let hairpin = plan.hairpin.iter().map(|address| Key::Hairpin(*address));
@@ -273,14 +263,6 @@ impl Planner {
                 changes.insert(key, None);
             }
         }
-    }
-
-    /// The places that a Service owns, and those it lost.
-    fn places(&self, key: &ObjectKey) -> (Vec<Place>, Vec<Place>) {
-        let Some(entry) = self.planned.get(key) else { return (Vec::new(), Vec::new()) };
-        entry.plan.frontends.keys().partition(|place| {
-            self.claims.get(place).and_then(BTreeSet::first).is_none_or(|(_, owner)| owner == key)
-        })
     }
 
     /// Finds the numbers that the Service's sets had in the table found at the start.
@@ -387,15 +369,6 @@ impl Planner {
         Some(number)
     }
 
-    fn conflict(&self, key: &ObjectKey, place: &Place) -> Rejection {
-        let owner = self.claims.get(place).and_then(BTreeSet::first).map(|(_, owner)| owner.to_string());
-        let place = match place {
-            Place::Address(frontend) => frontend.to_string(),
-            Place::NodePort(protocol, port) => format!("node port {port}/{protocol}"),
-        };
-        rejection(key, "Conflict", format!("{place} belongs to Service {}", owner.unwrap_or_default()))
-    }
-
     /// Applies changes to the table; the steps that really change it.
     fn settle(&mut self, changes: Changes) -> Vec<Op<Key, Value>> {
         let (mut deletes, mut puts) = (Vec::new(), Vec::new());
@@ -413,8 +386,4 @@ impl Planner {
         deletes.extend(puts);
         deletes
     }
-}
-
-fn rejection(key: &ObjectKey, reason: &'static str, message: String) -> Rejection {
-    Rejection { kind: "Service", namespace: key.namespace.clone(), name: key.name.clone(), reason, message }
 }

@@ -1,0 +1,226 @@
+//! The walk: node by node, what a table does with the packet and where it goes on.
+//!
+//! In: the cluster's objects and a question. Out: hops. Pure: the table is [`Planner`]'s, what becomes of the packet
+//! [`explain`]'s, the links are those of `minisvc_podnet`.
+//!
+//! Invariant: a packet that a node sends on as it is, to another node's address, is followed there; [`HOPS_MAX`] bounds it.
+
+use super::question::{Question, Start, node_with, pod_address};
+use minisvc_apimachinery::{
+    ObjectKey, Snapshot,
+    cluster::{FACTS_ANNOTATION, NodeFacts},
+    service_cidr::extended,
+};
+use minisvc_netstate::{
+    link::NetState,
+    nft::{Packet, ServiceTable},
+};
+use minisvc_podnet::{LocalPod, Underlay, Way, internal_ip, pod_cidr, way};
+use minisvc_proxy::{
+    NodeView, Planner,
+    explain::{Explanation, Outcome, explain},
+    load_balancer_addresses_of,
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// Most nodes that see a packet before it is where it was sent: from one to another, never further.
+const HOPS_MAX: usize = 3;
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Owner {
+    Pod {
+        key: ObjectKey,
+        node: String,
+    },
+    Node(String),
+    /// Of a node's podCIDR, but no Pod has it.
+    NodesPart(String),
+    Nobody,
+}
+
+/// Where a packet goes on from a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Next {
+    pub owner: Owner,
+    pub way: Way,
+}
+
+/// What one node does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hop {
+    pub node: String,
+    pub packet: Packet,
+    pub explanation: Explanation,
+    /// Where it goes on: for each endpoint, or for the packet as it is.
+    pub next: Vec<Next>,
+}
+
+/// The whole way. Without a hop nobody takes the packet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Walk {
+    pub question: Question,
+    pub hops: Vec<Hop>,
+}
+
+/// What becomes of the packet in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// An endpoint gets it.
+    Endpoint,
+    /// It was sent to no Service and goes where it was sent.
+    Pass,
+    /// The client is told that nothing answers.
+    Refused,
+    /// Silence.
+    Dropped,
+}
+
+impl Walk {
+    /// What becomes of the packet in the end.
+    pub fn end(&self) -> End {
+        let Some(last) = self.hops.last() else { return End::Dropped };
+        let unreachable = |next: &Next| next.way == Way::Unreachable;
+        match last.explanation.outcome {
+            Outcome::Refused(_) => End::Refused,
+            Outcome::Dropped(_) => End::Dropped,
+            // The route of a Pod's address that no node has answers with an error.
+            _ if !last.next.is_empty() && last.next.iter().all(unreachable) => End::Refused,
+            Outcome::Endpoints { .. } => End::Endpoint,
+            Outcome::Pass { .. } => End::Pass,
+        }
+    }
+}
+
+/// Follows the packet.
+///
+/// # Errors
+/// If a node on the way is not known well enough; in words for people.
+pub fn walk(snapshot: &Snapshot, question: Question) -> Result<Walk, String> {
+    let (mut node, mut source) = match &question.start {
+        Start::Pod { address, node, .. } => (node.clone(), Some(*address)),
+        Start::Node(node) => (node.clone(), None),
+        Start::Outside { address, node: Some(node) } => (node.clone(), Some(*address)),
+        Start::Outside { node: None, .. } => return Ok(Walk { question, hops: Vec::new() }),
+    };
+    let Question { destination, protocol, port, .. } = question;
+    let mut hops = Vec::new();
+    while hops.len() < HOPS_MAX {
+        let side = Side::of(snapshot, &node)?;
+        let from_node = source.is_none();
+        let source_here = source.unwrap_or_else(|| side.source(destination));
+        let packet = Packet { source: source_here, destination, protocol, port, from_node, mark: 0 };
+        let explanation = explain(&side.planner, snapshot, &packet);
+        let to: Vec<Ipv4Addr> = match &explanation.outcome {
+            Outcome::Endpoints { choices, .. } => {
+                choices.iter().map(|choice| *choice.endpoint.ip()).collect()
+            }
+            Outcome::Pass { .. } => vec![destination],
+            Outcome::Refused(_) | Outcome::Dropped(_) => Vec::new(),
+        };
+        let next = to.into_iter().map(|to| side.next(snapshot, to)).collect();
+        let masquerade = match explanation.outcome {
+            Outcome::Pass { masquerade } => Some(masquerade),
+            _ => None,
+        };
+        hops.push(Hop { node: node.clone(), packet, explanation, next });
+        match (masquerade, node_with(snapshot, destination)) {
+            (Some(masquerade), Some(other)) if other != node => {
+                source = Some(if masquerade { side.address } else { source_here });
+                node = other;
+            }
+            _ => break,
+        }
+    }
+    Ok(Walk { question, hops })
+}
+
+/// One node, as its agent makes it.
+struct Side {
+    address: Ipv4Addr,
+    underlay: Underlay,
+    links: NetState,
+    planner: Planner,
+}
+
+impl Side {
+    fn of(snapshot: &Snapshot, name: &str) -> Result<Self, String> {
+        let node = snapshot.nodes.get(&ObjectKey::cluster(name));
+        let node = node.ok_or_else(|| format!("there is no Node {name}"))?;
+        let facts = NodeFacts::of(node).ok_or_else(|| {
+            format!("Node {name} does not say how its network is made (annotation {FACTS_ANNOTATION}): start a newer minisvc there")
+        })?;
+        let address = match internal_ip(node).map_err(|error| format!("Node {name}: {error}"))? {
+            IpAddr::V4(address) => address,
+            other => return Err(format!("Node {name}: {other} is not IPv4")),
+        };
+        // The size of packets and what computes checksums decide nothing here.
+        let underlay = Underlay {
+            ifname: facts.link,
+            address: address.into(),
+            prefix_len: facts.prefix_len,
+            mtu_bytes: 1500,
+            hardware: false,
+        };
+        let cluster = extended(&facts.cluster, &snapshot.service_cidrs);
+        let held: Vec<IpAddr> = load_balancer_addresses_of(name, snapshot).into_iter().collect();
+        let view = minisvc_podnet::NodeView {
+            node_name: name,
+            cluster: &cluster,
+            underlay: &underlay,
+            lb_addresses: &held,
+        };
+        let links = minisvc_podnet::desired(snapshot, &view, &pods_of(snapshot, name))
+            .map_err(|error| error.to_string())?
+            .desired
+            .links;
+        let node = NodeView::of(snapshot, name, address.into(), &facts.cluster);
+        let mut planner = Planner::new(node, &ServiceTable::new());
+        planner.update(snapshot);
+        Ok(Self { address, underlay, links, planner })
+    }
+
+    /// The address that the node itself sends from.
+    fn source(&self, to: Ipv4Addr) -> Ipv4Addr {
+        match way(&self.links, &self.underlay, to.into()) {
+            Way::Here => to,
+            Way::Link { source: Some(IpAddr::V4(source)), .. } => source,
+            _ => self.address,
+        }
+    }
+
+    fn next(&self, snapshot: &Snapshot, to: Ipv4Addr) -> Next {
+        Next { owner: owner(snapshot, to), way: way(&self.links, &self.underlay, to.into()) }
+    }
+}
+
+/// The Pods of a node that have an address.
+fn pods_of(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
+    let here = |node: Option<&String>| node.is_some_and(|node| node == name);
+    let pods = snapshot
+        .pods
+        .iter()
+        .filter(|(_, pod)| here(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())));
+    pods.filter_map(|(key, pod)| {
+        let uid = pod.metadata.uid.clone()?;
+        let local = LocalPod::new(&uid, &key.namespace, &key.name, pod_address(pod)?.into());
+        Some((uid, local))
+    })
+    .collect()
+}
+
+fn owner(snapshot: &Snapshot, address: Ipv4Addr) -> Owner {
+    if let Some((key, pod)) = snapshot.pods.iter().find(|(_, pod)| pod_address(pod) == Some(address)) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+        return Owner::Pod { key: key.clone(), node };
+    }
+    if let Some(node) = node_with(snapshot, address) {
+        return Owner::Node(node);
+    }
+    let part = |node| matches!(pod_cidr(node), Some(Ok(net)) if net.contains(&IpAddr::V4(address)));
+    let found = snapshot.nodes.iter().find(|(_, node)| part(node));
+    found.map_or(Owner::Nobody, |(key, _)| Owner::NodesPart(key.name.clone()))
+}

@@ -1,0 +1,188 @@
+//! What happens to the first packet of a connection on one node, in the words of Services.
+//!
+//! In: a planner that has taken in the cluster, and a packet. Out: the Service that owns the place it is sent to, the
+//! policy that counts for such a client, every endpoint with its share, or why nobody answers.
+//!
+//! Invariant: what becomes of the packet is said by [`trace`] over the planner's table, the same that is sent to the
+//! kernel; the objects are only asked for names and reasons.
+
+use crate::{
+    Planner,
+    plan::{Place, ServicePlan},
+    service::view,
+    trace,
+};
+use ipnet::Ipv4Net;
+use minisvc_apimachinery::{ObjectKey, Snapshot};
+use minisvc_netstate::nft::{Class, Connection, Frontend, Packet, Step, Verdict};
+use std::net::SocketAddrV4;
+
+/// By which of its addresses a Service was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Its cluster IP.
+    ClusterIp,
+    /// A port of the node.
+    NodePort,
+    /// Its load balancer's address.
+    LoadBalancer,
+}
+
+/// The Service a packet is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matched {
+    /// Its key.
+    pub service: ObjectKey,
+    /// The port of the Service.
+    pub port: u16,
+    /// That port's name; empty if it has none.
+    pub port_name: String,
+    /// How it was reached.
+    pub entry: Entry,
+    /// Whether the client counts as inside: a Pod, or this node itself.
+    pub inside: bool,
+    /// Whether the policy for such clients is `Local`.
+    pub local: bool,
+    /// `spec.trafficDistribution`, where it counts: endpoints may be kept for nodes or zones.
+    pub distribution: Option<String>,
+    /// Who may use the load balancer's address; None: everybody.
+    pub source_ranges: Option<Vec<Ipv4Net>>,
+    /// For how many idle seconds a client keeps its endpoint.
+    pub affinity_s: Option<u32>,
+}
+
+/// An endpoint that a packet may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Which one.
+    pub endpoint: SocketAddrV4,
+    /// Its source becomes the node's address.
+    pub masquerade: bool,
+    /// Of [`Outcome::Endpoints`]' picks, how many lead here.
+    pub picks: u32,
+}
+
+/// Why nobody answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The Service has no usable endpoint.
+    NoEndpoint,
+    /// It has some, but none on this node, and the policy is `Local`.
+    NoLocalEndpoint,
+    /// The client is in none of `loadBalancerSourceRanges`.
+    SourceNotAllowed,
+    /// The address is for Services, and no Service has that port of it.
+    NoSuchPort,
+}
+
+/// What becomes of the packet on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on as it is.
+    Pass {
+        /// Its source becomes the node's address if it leaves the node.
+        masquerade: bool,
+    },
+    /// It goes to one of these endpoints.
+    Endpoints {
+        /// Each, by address.
+        choices: Vec<Choice>,
+        /// How many equally likely picks there are.
+        picks: u32,
+    },
+    /// The client is told that nothing answers there.
+    Refused(Reason),
+    /// Silence.
+    Dropped(Reason),
+}
+
+/// The whole of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The Service it is for, if it is for one.
+    pub matched: Option<Matched>,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// Rules that matched, in order; of several endpoints, those for the first.
+    pub steps: Vec<Step>,
+}
+
+/// Explains a packet. `planner` must have been updated with `snapshot`.
+pub fn explain(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Explanation {
+    let walk = |random| trace(planner.table(), packet, &Connection { random, remembered: None });
+    let first = walk(0);
+    let matched = matched(planner, snapshot, packet);
+    let outcome = match first.verdict {
+        Verdict::Pass { masquerade } => Outcome::Pass { masquerade },
+        Verdict::Refuse if matched.is_some() => Outcome::Refused(Reason::NoEndpoint),
+        Verdict::Refuse => Outcome::Refused(Reason::NoSuchPort),
+        Verdict::Drop => Outcome::Dropped(dropped(matched.as_ref(), &first.steps)),
+        Verdict::Endpoint { .. } => {
+            // The chain that picks says among how many.
+            let class = first.steps.iter().find_map(|step| Class::from_chain(&step.chain));
+            let picks = class.map_or(1, |class| u32::from(class.endpoints));
+            let mut choices: Vec<Choice> = Vec::new();
+            for verdict in (0..picks).map(|random| walk(random).verdict) {
+                let Verdict::Endpoint { endpoint, masquerade } = verdict else { continue };
+                match choices.iter_mut().find(|choice| choice.endpoint == endpoint) {
+                    Some(choice) => choice.picks += 1,
+                    None => choices.push(Choice { endpoint, masquerade, picks: 1 }),
+                }
+            }
+            Outcome::Endpoints { choices, picks }
+        }
+    };
+    Explanation { matched, outcome, steps: first.steps }
+}
+
+/// A source that is in the ranges was let through to another chain; the rest is the Local policy.
+fn dropped(matched: Option<&Matched>, steps: &[Step]) -> Reason {
+    let ranged = matched.is_some_and(|matched| matched.source_ranges.is_some());
+    let refused =
+        steps.iter().filter(|step| step.chain == "by_range").any(|step| !step.rule.contains("goto"));
+    if ranged && refused { Reason::SourceNotAllowed } else { Reason::NoLocalEndpoint }
+}
+
+/// The place that a packet is sent to, if a Service owns one there.
+fn place<'a>(planner: &'a Planner, packet: &Packet) -> Option<(Place, &'a ObjectKey, &'a ServicePlan)> {
+    let Packet { destination: address, protocol, port, .. } = *packet;
+    let mut places = vec![Place::Address(Frontend { address, protocol, port })];
+    if planner.node().addresses_v4().any(|own| own == address) {
+        places.push(Place::NodePort(protocol, port));
+    }
+    places.into_iter().find_map(|place| planner.owner(&place).map(|(key, plan)| (place, key, plan)))
+}
+
+fn matched(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Option<Matched> {
+    let (place, key, plan) = place(planner, packet)?;
+    let service = snapshot.services.get(key)?;
+    let view = view(service, &mut Vec::new())?;
+    let entry = match place {
+        Place::NodePort(..) => Entry::NodePort,
+        Place::Address(frontend) if view.cluster_ips.contains(&frontend.address) => Entry::ClusterIp,
+        Place::Address(_) => Entry::LoadBalancer,
+    };
+    let port = view.ports.iter().find(|port| {
+        let number = if entry == Entry::NodePort { port.node_port } else { Some(port.port) };
+        port.protocol == packet.protocol && number == Some(packet.port)
+    })?;
+    let inside =
+        packet.from_node || planner.node().cluster_networks().iter().any(|net| net.contains(&packet.source));
+    let local = match entry {
+        Entry::ClusterIp => view.internal_local,
+        // Who is inside already reaches every endpoint.
+        Entry::NodePort | Entry::LoadBalancer => view.external_local && !inside,
+    };
+    let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.clone());
+    Some(Matched {
+        service: key.clone(),
+        port: port.port,
+        port_name: port.name.clone(),
+        entry,
+        inside,
+        local,
+        distribution: distribution.filter(|_| !local),
+        source_ranges: plan.frontends.get(&place)?.source_ranges.clone(),
+        affinity_s: view.affinity_s,
+    })
+}
