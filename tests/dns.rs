@@ -60,6 +60,15 @@ spec:
   dnsPolicy: None
   dnsConfig: {nameservers: [192.0.2.53], searches: [a.example], options: [{name: ndots, value: '2'}, {name: edns0}]}
   containers: [{name: c, image: host, command: [sleep, '1000000']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: full}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}
+  containers: [{name: c, image: host, command: [sleep, '1000000']}]
 ";
 
 const ZONE: &str = "default.svc.cluster.local";
@@ -102,6 +111,8 @@ fn pods_have_the_kubelets_files(lab: &Lab) {
         inside(lab, "own", "cat /etc/resolv.conf").ok(),
         "search a.example\nnameserver 192.0.2.53\noptions ndots:2 edns0\n"
     );
+    let left_out = "the applied nameserver line is: 10.43.0.10 192.0.2.1 192.0.2.2";
+    says("events", &["DNSConfigForming", left_out], &[], || lab.minisvc("get events -o yaml"));
     says("plain", &[], &["search"], || inside(lab, "plain", "cat /etc/resolv.conf"));
     let node = lab.lab("exec node2 -- cat /etc/resolv.conf").ok();
     assert_eq!(inside(lab, "plain", "cat /etc/resolv.conf").ok(), node);
@@ -155,6 +166,19 @@ fn dig_agrees(lab: &Lab) {
         (format!("-c CH web.{ZONE}"), vec!["status: REFUSED"]),
     ] {
         says(&words, &parts, &[], || dig(lab, &words));
+    }
+    // By the search path of a Pod, as the conformance tests ask.
+    for (words, part) in [
+        ("dig +search +short A web", "10.43.0.60\n"),
+        ("dig +search +short A db-0.db", &named),
+        ("dig +search +short SRV _http._tcp.web", "0 100 80 web.default.svc.cluster.local.\n"),
+        (
+            "dig +tcp +search +short SRV _http._tcp.web.default.svc",
+            "0 100 80 web.default.svc.cluster.local.\n",
+        ),
+        ("dig +search +short A kubernetes.default", "10.43.0.1\n"),
+    ] {
+        says(words, &[part], &[], || inside(lab, "db-pod", words));
     }
 }
 

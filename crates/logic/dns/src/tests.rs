@@ -1,5 +1,7 @@
 //! Whole answers for whole worlds.
 
+mod families;
+
 use super::*;
 use crate::{name::labels, reverse};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
