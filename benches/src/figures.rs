@@ -1,5 +1,6 @@
 //! Figures and the table they are printed as.
 
+use anyhow::Context;
 use std::time::Duration;
 
 /// Durations, to be asked for their quantiles.
@@ -35,4 +36,15 @@ impl Times {
 /// A table of two columns, printed row by row: a benchmark that is ended early has still said something.
 pub fn row(what: &str, figure: &str) {
     println!("{what:<62} {figure:>24}");
+}
+
+/// Resident memory of a process (its pid, or `self`) in KiB: now, and at most so far.
+pub fn resident_kib(process: &str) -> anyhow::Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let of = |name: &str| {
+        let found =
+            status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+        found.context("no memory in /proc")
+    };
+    Ok((of("VmRSS:")?, of("VmHWM:")?))
 }

@@ -1,4 +1,4 @@
-//! Benchmarks of minisvc: `cargo run --release -p minisvc-bench -- api`.
+//! Benchmarks of minisvc: `cargo run --release -p minisvc-bench -- api` (or `table`).
 //!
 //! Invariants: each prints a table of what it measured and judges nothing; load stays on this machine, is bounded, and
 //! ends by itself; nothing is left behind.
@@ -9,6 +9,7 @@ mod api;
 mod client;
 mod figures;
 mod server;
+mod table;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +24,8 @@ struct Args {
 enum Bench {
     /// The API over TLS: durable creates, gets, lists, watches, memory
     Api(api::Options),
+    /// The service table: from nothing, one endpoint changed, read back, memory
+    Table(table::Options),
     /// The API server that `api` measures, as a process of its own
     #[command(hide = true)]
     Serve(server::Options),
@@ -32,6 +35,7 @@ enum Bench {
 async fn main() -> anyhow::Result<()> {
     match Args::parse().bench {
         Bench::Api(options) => api::run(&options).await,
+        Bench::Table(options) => table::run(&options),
         Bench::Serve(options) => server::serve(&options).await,
     }
 }

@@ -1,5 +1,6 @@
 //! An API server as a process of its own, so that its memory is its own: no nodes, no controllers.
 
+use crate::figures::resident_kib;
 use anyhow::Context;
 use clap::Args;
 use jiff::Timestamp;
@@ -82,12 +83,8 @@ impl Served {
     /// Resident memory, MiB: now, and the most it ever was.
     pub fn resident_mib(&self) -> anyhow::Result<(u64, u64)> {
         let pid = self.child.id().context("the server has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let kib = |name: &str| -> Option<u64> {
-            status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-        };
-        let of = |name| kib(name).map(|kib| kib / 1024).context("no memory in /proc");
-        Ok((of("VmRSS:")?, of("VmHWM:")?))
+        let (now, most) = resident_kib(&pid.to_string())?;
+        Ok((now / 1024, most / 1024))
     }
 
     /// Ends it.
