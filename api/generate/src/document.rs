@@ -1,6 +1,6 @@
-//! One document for each group and version.
+//! One document for each group and version, and what is in all of them.
 
-use crate::{kinds, merge, operations};
+use crate::{discovery, kinds, merge, operations};
 use anyhow::Context;
 use minisvc_apimachinery::{Resource, resource};
 use serde_json::{Map, Value, json};
@@ -17,6 +17,9 @@ pub fn all() -> anyhow::Result<Vec<(String, String)>> {
     }
     let mut unused = merge::fields();
     let mut documents = Vec::new();
+    for (path, document) in discovery::documents(&groups.keys().map(|(group, _)| *group).collect())? {
+        documents.push((format!("{}.json", path.replace('/', "__")), text(&document)?));
+    }
     for ((group, version), resources) in groups {
         let name = if group.is_empty() {
             format!("api__{version}.json")
@@ -33,6 +36,7 @@ pub fn all() -> anyhow::Result<Vec<(String, String)>> {
 fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Result<Value> {
     let mut generator = kinds::generator();
     kinds::common(&mut generator);
+    discovery::add_schema(&mut generator);
     let mut named = Vec::new();
     for resource in resources {
         named.push((*resource, kinds::add(&mut generator, resource)?));
@@ -52,7 +56,10 @@ fn document(resources: &[&Resource], unused: &mut merge::Fields) -> anyhow::Resu
     if let Some(name) = scale {
         finish_kind(&mut schemas, &resource::SCALE, &name)?;
     }
-    name_common(&mut schemas, named[0].0);
+    let first = named.first().context("a document without a kind")?.0;
+    name_common(&mut schemas, first);
+    let (path, item) = discovery::resources(&mut schemas, first.group, first.version)?;
+    paths.insert(path, item);
     merge::apply(&mut schemas, unused)?;
     let mut document = json!({
         "openapi": "3.0.0",

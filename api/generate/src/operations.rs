@@ -151,7 +151,6 @@ impl Writer<'_> {
         let mut operation = json!({
             "tags": [self.tag],
             "description": about,
-            "operationId": format!("{action}{}{}", self.tag, about.replace(' ', "")),
             "parameters": query(parameters),
             "responses": {code: {"description": "OK", "content": {"application/json": {"schema": reference(answer)}}}},
             ACTION: action,
@@ -250,6 +249,36 @@ impl Writer<'_> {
     }
 }
 
+/// A word with its first letter in upper case.
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
+}
+
+/// Kubernetes' id of an operation, of which clients make functions: `replaceCoreV1NamespacedServiceStatus`.
+fn id(resource: &Resource, path: &str, method: &str, operation: &Value) -> String {
+    let group = resource.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    let group = format!("{}{}", capital(group), capital(resource.version));
+    let namespaced = if path.contains("{namespace}") { "Namespaced" } else { "" };
+    let rest = path.split_once("{name}").map(|(_, rest)| rest).unwrap_or_default();
+    let part: String = rest
+        .split('/')
+        .map(|part| if part == "{path}" { "WithPath".into() } else { capital(part) })
+        .collect();
+    let name = format!("{namespaced}{}{part}", resource.kind);
+    match operation[ACTION].as_str().unwrap_or_default() {
+        "connect" => format!("connect{group}{}{name}", capital(method)),
+        "deletecollection" => format!("delete{group}Collection{name}"),
+        "list" if resource.namespaced && namespaced.is_empty() => {
+            format!("list{group}{name}ForAllNamespaces")
+        }
+        "get" => format!("read{group}{name}"),
+        "post" => format!("create{group}{name}"),
+        "put" => format!("replace{group}{name}"),
+        action => format!("{action}{group}{name}"),
+    }
+}
+
 /// Adds the paths of one kind.
 pub fn add(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
     let writer = Writer { resource, schema, tag: tag(resource) };
@@ -265,6 +294,9 @@ pub fn add(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
         if path.contains("{namespace}") {
             parameters
                 .push(in_path("namespace", "object name and auth scope, such as for teams and projects"));
+        }
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            operation["operationId"] = json!(id(resource, &path, method, operation));
         }
         if !parameters.is_empty() {
             item["parameters"] = Value::Array(parameters);

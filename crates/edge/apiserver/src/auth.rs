@@ -6,7 +6,7 @@
 mod rules;
 mod tokens;
 
-pub(crate) use rules::{Attributes, ISSUER_PATH, KEY_SET_PATH, Limit, roles};
+pub(crate) use rules::{Attributes, ISSUER_PATHS, KEY_SET_PATHS, Limit, roles};
 pub(crate) use tokens::Tokens;
 
 use crate::path::Target;

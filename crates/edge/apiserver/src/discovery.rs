@@ -1,6 +1,6 @@
 //! What is served, as clients discover it: versions, groups, resources; and the OpenAPI documents.
 
-use crate::{auth::KEY_SET_PATH, pki::AccountKey, respond};
+use crate::{auth::KEY_SET_PATHS, pki::AccountKey, respond};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use minisvc_apimachinery::{
@@ -247,7 +247,7 @@ pub(crate) fn issuer(issuer: &str) -> Response {
         StatusCode::OK,
         &json!({
             "issuer": issuer,
-            "jwks_uri": format!("{issuer}{KEY_SET_PATH}"),
+            "jwks_uri": format!("{issuer}{}", KEY_SET_PATHS[0]),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [AccountKey::ALGORITHM],

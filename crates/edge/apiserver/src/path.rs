@@ -86,8 +86,8 @@ pub(crate) fn parse(path: &str) -> Result<Route, Status> {
         ["metrics"] => Some(Route::Metrics),
         _ if path == join::CA_PATH => Some(Route::CaCertificate),
         _ if path == join::JOIN_PATH => Some(Route::Join),
-        _ if path == auth::ISSUER_PATH => Some(Route::Issuer),
-        _ if path == auth::KEY_SET_PATH => Some(Route::KeySet),
+        _ if auth::ISSUER_PATHS.contains(&path) => Some(Route::Issuer),
+        _ if auth::KEY_SET_PATHS.contains(&path) => Some(Route::KeySet),
         _ => None,
     };
     route.ok_or_else(Status::no_such_path)
@@ -205,6 +205,8 @@ pub(crate) fn verb(method: &Method, target: &Target, watch: bool) -> Option<&'st
         // As in Kubernetes: no rule but one for everything allows it.
         Method::OPTIONS if target.subresource == "proxy" => "",
         Method::DELETE if one => "delete",
+        // Nobody empties all namespaces at a stroke.
+        Method::DELETE if target.namespace.is_empty() && target.resource.namespaced => return None,
         Method::DELETE => "deletecollection",
         _ => return None,
     })

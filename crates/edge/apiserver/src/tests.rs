@@ -4,6 +4,7 @@ mod accounts;
 mod apply;
 mod auth;
 mod bad_input;
+mod documents;
 mod events;
 mod generated;
 mod harness;

@@ -25,27 +25,37 @@ pub struct Document {
     pub bytes: &'static [u8],
 }
 
+/// A document and its file's name: slashes are two underscores there.
+macro_rules! document {
+    ($path:literal, $file:literal) => {
+        ($path, include_bytes!(concat!("../../../../api/openapi/", $file, ".json")).as_slice())
+    };
+}
+
 const SOURCES: &[(&str, &[u8])] = &[
-    ("api/v1", include_bytes!("../../../../api/openapi/api__v1.json")),
-    ("apis/apps/v1", include_bytes!("../../../../api/openapi/apis__apps__v1.json")),
-    (
-        "apis/authentication.k8s.io/v1",
-        include_bytes!("../../../../api/openapi/apis__authentication.k8s.io__v1.json"),
-    ),
-    (
-        "apis/authorization.k8s.io/v1",
-        include_bytes!("../../../../api/openapi/apis__authorization.k8s.io__v1.json"),
-    ),
-    (
-        "apis/coordination.k8s.io/v1",
-        include_bytes!("../../../../api/openapi/apis__coordination.k8s.io__v1.json"),
-    ),
-    ("apis/discovery.k8s.io/v1", include_bytes!("../../../../api/openapi/apis__discovery.k8s.io__v1.json")),
-    ("apis/events.k8s.io/v1", include_bytes!("../../../../api/openapi/apis__events.k8s.io__v1.json")),
-    ("apis/networking.k8s.io/v1", include_bytes!("../../../../api/openapi/apis__networking.k8s.io__v1.json")),
+    document!(".well-known/openid-configuration", ".well-known__openid-configuration"),
+    document!("api", "api"),
+    document!("api/v1", "api__v1"),
+    document!("apis", "apis"),
+    document!("apis/apps", "apis__apps"),
+    document!("apis/apps/v1", "apis__apps__v1"),
+    document!("apis/authentication.k8s.io", "apis__authentication.k8s.io"),
+    document!("apis/authentication.k8s.io/v1", "apis__authentication.k8s.io__v1"),
+    document!("apis/authorization.k8s.io", "apis__authorization.k8s.io"),
+    document!("apis/authorization.k8s.io/v1", "apis__authorization.k8s.io__v1"),
+    document!("apis/coordination.k8s.io", "apis__coordination.k8s.io"),
+    document!("apis/coordination.k8s.io/v1", "apis__coordination.k8s.io__v1"),
+    document!("apis/discovery.k8s.io", "apis__discovery.k8s.io"),
+    document!("apis/discovery.k8s.io/v1", "apis__discovery.k8s.io__v1"),
+    document!("apis/events.k8s.io", "apis__events.k8s.io"),
+    document!("apis/events.k8s.io/v1", "apis__events.k8s.io__v1"),
+    document!("apis/networking.k8s.io", "apis__networking.k8s.io"),
+    document!("apis/networking.k8s.io/v1", "apis__networking.k8s.io__v1"),
+    document!("openid/v1/jwks", "openid__v1__jwks"),
+    document!("version", "version"),
 ];
 
-/// Every OpenAPI v3 document, one a group and version, sorted by path.
+/// Every OpenAPI v3 document, one a group and version and a few of discovery, sorted by path.
 pub fn documents() -> &'static [Document] {
     static DOCUMENTS: OnceLock<Vec<Document>> = OnceLock::new();
     DOCUMENTS.get_or_init(|| {

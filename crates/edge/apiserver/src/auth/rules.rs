@@ -32,9 +32,10 @@ const DISCOVERY: &[&str] = &[
 ];
 
 /// Where the issuer of tokens says of itself where its keys are.
-pub(crate) const ISSUER_PATH: &str = "/.well-known/openid-configuration";
+pub(crate) const ISSUER_PATHS: [&str; 2] =
+    ["/.well-known/openid-configuration", "/.well-known/openid-configuration/"];
 /// The keys by which tokens are verified.
-pub(crate) const KEY_SET_PATH: &str = "/openid/v1/jwks";
+pub(crate) const KEY_SET_PATHS: [&str; 2] = ["/openid/v1/jwks", "/openid/v1/jwks/"];
 
 /// What is asked for, as rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -193,8 +194,11 @@ static NODE: LazyLock<Role> = LazyLock::new(|| {
 });
 
 /// Kubernetes' `system:service-account-issuer-discovery`: how to verify tokens of ServiceAccounts.
-static ISSUER_DISCOVERY: LazyLock<Role> =
-    LazyLock::new(|| Role { rules: Vec::new(), path_verbs: &["get"], paths: &[ISSUER_PATH, KEY_SET_PATH] });
+static ISSUER_DISCOVERY: LazyLock<Role> = LazyLock::new(|| Role {
+    rules: Vec::new(),
+    path_verbs: &["get"],
+    paths: &[ISSUER_PATHS[0], ISSUER_PATHS[1], KEY_SET_PATHS[0], KEY_SET_PATHS[1]],
+});
 
 /// The roles that a user has by its groups, and by what a ServiceAccount was given.
 pub(crate) fn roles(user: &User) -> impl Iterator<Item = &'static Role> {

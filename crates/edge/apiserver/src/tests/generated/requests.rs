@@ -49,6 +49,10 @@ pub(super) struct Operation {
     /// Media types that it takes, each with what a body is.
     bodies: Vec<(String, Value)>,
     kind: Value,
+    /// What an answer is that tells no kind.
+    answer: Value,
+    /// Whether it lists the objects of every namespace.
+    pub(super) lists_all: bool,
 }
 
 impl std::fmt::Display for Operation {
@@ -77,6 +81,9 @@ impl Operation {
         let schema = self.schemas().as_object().unwrap().values().find(|schema| kinds(schema));
         match schema {
             Some(schema) => values::misfit(self.schemas(), schema, answer),
+            None if answer.get("apiVersion").is_none() && self.answer.is_object() => {
+                values::misfit(self.schemas(), &self.answer, answer)
+            }
             None => Some(format!(": no schema of {kind}")),
         }
     }
@@ -111,6 +118,8 @@ pub(super) fn operations(document: &Arc<Value>) -> Vec<Operation> {
                 query: query.collect(),
                 bodies: bodies.map(|(media, body)| (media.clone(), body["schema"].clone())).collect(),
                 kind: operation["x-kubernetes-group-version-kind"].clone(),
+                answer: operation["responses"]["200"]["content"]["application/json"]["schema"].clone(),
+                lists_all: operation["x-kubernetes-action"] == "list" && !path.contains('{'),
             });
         }
     }
