@@ -74,7 +74,7 @@ pub fn parse(words: &[String]) -> Result<Vec<Target>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use minisvc_apimachinery::resource::{PODS, SERVICES};
+    use minisvc_apimachinery::resource::{DEPLOYMENTS, PODS, REPLICA_SETS, SERVICES};
 
     fn read(words: &str) -> Result<Vec<Target>, Failure> {
         parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
@@ -92,7 +92,8 @@ mod tests {
             read("svc/a pod/b svc/c").unwrap(),
             [target(&SERVICES, &["a", "c"]), target(&PODS, &["b"])]
         );
-        assert_eq!(read("all").unwrap(), [target(&PODS, &[]), target(&SERVICES, &[])]);
+        let all = [&PODS, &SERVICES, &DEPLOYMENTS, &REPLICA_SETS].map(|resource| target(resource, &[]));
+        assert_eq!(read("all").unwrap(), all);
         assert_eq!(
             read("foo").unwrap_err().to_string(),
             "error: the server doesn't have a resource type \"foo\""
