@@ -3,7 +3,7 @@
 //! Invariant: an object with an entry is not written; entries end when the write shows in a snapshot, when the object is
 //! found unchanged, or when the pause is over. Bounded by the writes admitted.
 
-use minisvc_apimachinery::{ObjectKey, Resource, Snapshot, resource::RESOURCES};
+use minisvc_apimachinery::{ObjectKey, Resource, Snapshot};
 use minisvc_controllers::Write;
 use minisvc_reconcile::Backoff;
 use std::{
@@ -18,13 +18,8 @@ const UNSEEN_MAX: Duration = Duration::from_secs(2);
 /// A pause that ended this long ago is forgotten, and with it how often the write failed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-/// An object as the ledger knows it: group and plural of its kind, key.
-pub(crate) type Target = ((&'static str, &'static str), ObjectKey);
-
-/// The entry of an object.
-pub(crate) fn entry(resource: &'static Resource, key: &ObjectKey) -> Target {
-    ((resource.group, resource.plural), key.clone())
-}
+/// An object as the ledger knows it.
+pub(crate) type Target = (&'static Resource, ObjectKey);
 
 /// Who planned a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +85,7 @@ pub(crate) struct Ledger {
 
 pub(crate) fn target(write: &Write) -> Target {
     let (resource, key) = write.target();
-    entry(resource, key)
+    (resource, key.clone())
 }
 
 impl Ledger {
@@ -126,12 +121,11 @@ impl Ledger {
 
     /// Forgets what the snapshot shows, and what is over.
     pub(crate) fn seen(&mut self, snapshot: &Snapshot, now: Instant) {
-        self.entries.retain(|((group, plural), key), entry| match &entry.state {
+        self.entries.retain(|(kind, key), entry| match &entry.state {
             State::Flying => true,
             State::Pausing { until } => now.saturating_duration_since(*until) < FORGOTTEN_AFTER,
             State::Landed { revision, gone, since } => {
-                let kind = RESOURCES.iter().find(|kind| (kind.group, kind.plural) == (*group, *plural));
-                let meta = kind.and_then(|kind| snapshot.meta(kind, key));
+                let meta = snapshot.meta(kind, key);
                 let shown = match meta {
                     None => *gone,
                     Some(_) if *gone => false,

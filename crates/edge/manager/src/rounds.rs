@@ -3,12 +3,12 @@
 use crate::{
     IN_FLIGHT_MAX, ManagerConfig,
     apply::apply,
-    ledger::{Controller, Ledger, Outcome, Target, entry, target},
+    ledger::{Controller, Ledger, Outcome, Target, target},
     services::{BY_SERVICE, Services},
-    workloads::{BY_OBJECT, Workloads},
+    workloads::Workloads,
 };
 use jiff::Timestamp;
-use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
+use minisvc_apimachinery::{ObjectKey, Snapshot, Synced, resource::LEASES};
 use minisvc_client::ApiClient;
 use minisvc_controllers::{
     Notice, Plan, Write, bootstrap, garbage, ingress_status, namespace, node_ipam,
@@ -75,18 +75,9 @@ const WHOLE: &[(Controller, Kinds)] = &[
     }),
     (Controller::RootCa, |a, b| a.namespaces.ptr_eq(&b.namespaces) && a.config_maps.ptr_eq(&b.config_maps)),
     (Controller::Garbage, |a, b| {
-        a.pods.ptr_eq(&b.pods)
-            && a.deployments.ptr_eq(&b.deployments)
-            && a.replica_sets.ptr_eq(&b.replica_sets)
-            && a.services.ptr_eq(&b.services)
-            && a.endpoints.ptr_eq(&b.endpoints)
-            && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
-            && a.nodes.ptr_eq(&b.nodes)
-            && a.ingresses.ptr_eq(&b.ingresses)
-            && a.ingress_classes.ptr_eq(&b.ingress_classes)
-            && a.service_cidrs.ptr_eq(&b.service_cidrs)
-            && a.service_accounts.ptr_eq(&b.service_accounts)
-            && a.leases.len() == b.leases.len()
+        // Leases are renewed all the time, and what owns them stays the same.
+        let kinds = garbage::FOLLOWED.iter().filter(|kind| **kind != &LEASES);
+        kinds.into_iter().all(|kind| a.is_same(b, kind)) && a.leases.len() == b.leases.len()
     }),
 ];
 
@@ -254,7 +245,7 @@ impl Rounds {
         let rest = now.saturating_duration_since(turn.at);
         let every = match controller {
             Controller::NodeLifecycle => LIFECYCLE_EVERY,
-            controller if BY_OBJECT.contains(&controller) => WORKLOADS_EVERY,
+            Controller::Deployment | Controller::ReplicaSet => WORKLOADS_EVERY,
             _ => ANYWAY_EVERY,
         };
         let timed = rest >= every;
@@ -269,16 +260,15 @@ impl Rounds {
         now: Instant,
     ) {
         let config = &self.config;
-        if BY_OBJECT.contains(&controller) {
-            let open = self.ledger.busy_for(controller);
-            let plans = self.workloads.plan(controller, snapshot, open, time);
-            let mut again = false;
-            for (object, plan) in plans {
-                again |= self.enqueue(controller, plan, Some(&object), now);
-            }
-            return self.turned(controller, snapshot, now, again);
-        }
         let plan = match controller {
+            Controller::Deployment | Controller::ReplicaSet => {
+                let open = self.ledger.busy_for(controller);
+                let mut again = false;
+                for (object, plan) in self.workloads.plan(controller, snapshot, open, time) {
+                    again |= self.enqueue(controller, plan, Some(&object), now);
+                }
+                return self.turned(controller, snapshot, now, again);
+            }
             Controller::Bootstrap => bootstrap::plan(snapshot, &config.cluster, config.api_server),
             Controller::NodeLifecycle => node_lifecycle::plan(snapshot, &self.seen, &config.grace, time),
             Controller::Scheduler => scheduler::plan(snapshot, time),
@@ -293,12 +283,8 @@ impl Rounds {
                 Some(rest) => garbage::plan(snapshot, rest),
                 None => Plan::default(),
             },
-            // Planned object by object.
-            Controller::EndpointSlice
-            | Controller::Endpoints
-            | Controller::Mirroring
-            | Controller::Deployment
-            | Controller::ReplicaSet => Plan::default(),
+            // Planned Service by Service.
+            Controller::EndpointSlice | Controller::Endpoints | Controller::Mirroring => Plan::default(),
         };
         if controller == Controller::Bootstrap {
             self.bootstrapped = plan.is_settled();
@@ -336,7 +322,7 @@ impl Rounds {
         let mut told: BTreeMap<Target, Vec<Notice>> = BTreeMap::new();
         for notice in plan.notices {
             match &notice.with_write {
-                Some((resource, key)) => told.entry(entry(resource, key)).or_default().push(notice),
+                Some((resource, key)) => told.entry((resource, key.clone())).or_default().push(notice),
                 None => tell(&self.notices, notice),
             }
         }

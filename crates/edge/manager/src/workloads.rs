@@ -12,9 +12,6 @@ use minisvc_apimachinery::{
 use minisvc_controllers::{Notice, Plans, Standing, deployment, replica_set};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The controllers, in the order in which they plan.
-pub(crate) const BY_OBJECT: [Controller; 2] = [Controller::Deployment, Controller::ReplicaSet];
-
 /// Why the last create for an object was refused.
 #[derive(Debug, Default)]
 pub(crate) struct Workloads {
@@ -47,15 +44,7 @@ impl Workloads {
                     Controller::Deployment => ("ReplicaSetCreateError", "Failed to create new replica set"),
                     _ => ("FailedCreate", "Error creating"),
                 };
-                Some(Notice {
-                    resource,
-                    key: object.clone(),
-                    uid: meta.uid.clone().unwrap_or_default(),
-                    warning: true,
-                    reason,
-                    message: format!("{what}: {why}"),
-                    with_write: None,
-                })
+                Some(Notice::warning(resource, object, meta, reason, format!("{what}: {why}")))
             }
             Outcome::Landed { .. } => {
                 self.refused.remove(&(controller, object.clone()));

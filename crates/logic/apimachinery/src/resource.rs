@@ -40,7 +40,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// One row of the table: how a kind is named, where it is served, what can be done with it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Resource {
     /// API group, empty for the core group.
     pub group: &'static str,

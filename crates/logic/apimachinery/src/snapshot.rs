@@ -43,6 +43,14 @@ macro_rules! snapshot {
                 None
             }
 
+            /// Whether two snapshots have the very same objects of a kind.
+            pub fn is_same(&self, other: &Self, kind: &Resource) -> bool {
+                $(if *kind == resource::$row {
+                    return self.$field.ptr_eq(&other.$field);
+                })+
+                true
+            }
+
             /// Calls `visit` with the metadata of every object, kind by kind.
             pub fn each_meta<'a>(
                 &'a self,

@@ -95,15 +95,8 @@ fn service(
         return;
     };
     if cluster_ip(present) != Some(text.as_str()) {
-        plan.notices.push(Notice {
-            resource: &SERVICES,
-            key: key.clone(),
-            uid: present.metadata.uid.clone().unwrap_or_default(),
-            warning: true,
-            reason: "WrongClusterIP",
-            message: format!("must have cluster IP {text}: delete it, and it is made anew"),
-            with_write: None,
-        });
+        let message = format!("must have cluster IP {text}: delete it, and it is made anew");
+        plan.notices.push(Notice::warning(&SERVICES, key, &present.metadata, "WrongClusterIP", message));
     }
 }
 

@@ -4,8 +4,8 @@
 //! touched; nothing is adopted by, or for, what is being deleted.
 
 use crate::{
-    objects::{uid, version_guard},
-    plan::{Owner, Write},
+    objects::uid,
+    plan::{Owner, Write, guard},
 };
 use k8s_openapi::{
     Metadata,
@@ -106,20 +106,18 @@ impl Claimer<'_> {
         let mut owners: Vec<Value> =
             meta.owner_references.iter().flatten().map(|owner| json!(owner)).collect();
         owners.push(self.reference());
-        let mut guard = version_guard(meta);
-        guard["ownerReferences"] = json!(owners);
+        let mut patch = json!({ "metadata": { "ownerReferences": owners } });
+        guard(meta, &mut patch);
         let uid = uid(self.meta).to_owned();
         let owner = Owner { resource: self.resource, key: self.key.clone(), uid };
-        Write::Adopt { resource, key: key.clone(), patch: json!({ "metadata": guard }), owner }
+        Write::Adopt { resource, key: key.clone(), patch, owner }
     }
 
     fn release(&self, resource: &'static Resource, key: &ObjectKey, meta: &ObjectMeta) -> Write {
         let owners = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid(self.meta));
         let owners: Vec<Value> = owners.map(|owner| json!(owner)).collect();
-        let mut guard = version_guard(meta);
-        guard["ownerReferences"] = if owners.is_empty() { Value::Null } else { json!(owners) };
-        let patch = json!({ "metadata": guard });
-        Write::Patch { resource, key: key.clone(), subresource: None, patch }
+        let owners = if owners.is_empty() { Value::Null } else { json!(owners) };
+        Write::patch(resource, key, meta, None, json!({ "metadata": { "ownerReferences": owners } }))
     }
 }
 

@@ -13,7 +13,7 @@ mod tests;
 
 use crate::{
     claim::{Claimer, Index, Plans, Standing},
-    objects::{is_over, uid, version_guard},
+    objects::{is_over, uid},
     plan::{Notice, Plan, Write},
 };
 use jiff::Timestamp;
@@ -148,15 +148,9 @@ impl<'a> Rollout<'a> {
         if annotations.is_empty() && same_min_ready {
             return false;
         }
-        let mut meta = version_guard(&new.object.metadata);
-        meta["annotations"] = json!(annotations);
-        let patch = json!({ "metadata": meta, "spec": { "minReadySeconds": min_ready } });
-        self.plan.writes.push(Write::Patch {
-            resource: &REPLICA_SETS,
-            key: new.key.clone(),
-            subresource: None,
-            patch,
-        });
+        let spec = json!({ "minReadySeconds": min_ready });
+        let patch = json!({ "metadata": { "annotations": annotations }, "spec": spec });
+        self.plan.writes.push(Write::patch(&REPLICA_SETS, new.key, &new.object.metadata, None, patch));
         true
     }
 
@@ -205,32 +199,20 @@ impl<'a> Rollout<'a> {
         if set.wanted == size && (same || size == 0) {
             return false;
         }
-        let mut meta = version_guard(&set.object.metadata);
-        meta["annotations"] = json!(noted);
-        let patch = json!({ "metadata": meta, "spec": { "replicas": size } });
+        let patch = json!({ "metadata": { "annotations": noted }, "spec": { "replicas": size } });
         if set.wanted != size {
             self.tell_scaled(set.key, set.wanted, size);
         }
-        self.plan.writes.push(Write::Patch {
-            resource: &REPLICA_SETS,
-            key: set.key.clone(),
-            subresource: None,
-            patch,
-        });
+        self.plan.writes.push(Write::patch(&REPLICA_SETS, set.key, &set.object.metadata, None, patch));
         true
     }
 
     fn tell_scaled(&mut self, set: &ObjectKey, from: i32, to: i32) {
         let way = if to > from { "up" } else { "down" };
-        self.plan.notices.push(Notice {
-            resource: &DEPLOYMENTS,
-            key: self.claimer.key.clone(),
-            uid: uid(self.claimer.meta).to_owned(),
-            warning: false,
-            reason: "ScalingReplicaSet",
-            message: format!("Scaled {way} replica set {} from {from} to {to}", set.name),
-            with_write: Some((&REPLICA_SETS, set.clone())),
-        });
+        let message = format!("Scaled {way} replica set {} from {from} to {to}", set.name);
+        let (key, meta) = (self.claimer.key, self.claimer.meta);
+        let notice = Notice::new(&DEPLOYMENTS, key, meta, "ScalingReplicaSet", message);
+        self.plan.notices.push(notice.with(&REPLICA_SETS, set));
     }
 
     /// Makes the new ReplicaSet; whether its name was taken by another's.

@@ -181,17 +181,11 @@ fn groups(
         }
     }
     if left_out > 0 {
-        notices.push(Notice {
-            resource: &ENDPOINTS,
-            key: key.clone(),
-            uid: uid(&endpoints.metadata).to_owned(),
-            warning: true,
-            reason: "TooManyAddressesToMirror",
-            message: format!(
-                "A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. {left_out} addresses were skipped"
-            ),
-            with_write: None,
-        });
+        let message = format!(
+            "A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. {left_out} addresses were skipped"
+        );
+        let reason = "TooManyAddressesToMirror";
+        notices.push(Notice::warning(&ENDPOINTS, key, &endpoints.metadata, reason, message));
     }
     groups.into_iter().map(|(kind, group)| (kind, group.into_values().collect())).collect()
 }

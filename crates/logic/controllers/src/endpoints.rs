@@ -8,7 +8,7 @@
 
 use crate::{
     endpoint_slice::{self, HEADLESS, desired},
-    objects::{selector, version_guard},
+    objects::selector,
     plan::Write,
 };
 use imbl::ordmap::DiffItem;
@@ -85,11 +85,9 @@ pub fn plan_one(snapshot: &Snapshot, key: &ObjectKey, vanished: bool) -> Vec<Wri
     for key in old_labels.keys().filter(|key| !labels.contains_key(*key)) {
         changed[key.as_str()] = Value::Null;
     }
-    let mut metadata = version_guard(&present.metadata);
-    metadata["labels"] = changed;
-    metadata["annotations"] = json!({ OVER_CAPACITY: truncated.then_some("truncated") });
-    let patch = json!({ "metadata": metadata, "subsets": subsets });
-    vec![Write::Patch { resource: &ENDPOINTS, key: key.clone(), subresource: None, patch }]
+    let mark = json!({ OVER_CAPACITY: truncated.then_some("truncated") });
+    let patch = json!({ "metadata": { "labels": changed, "annotations": mark }, "subsets": subsets });
+    vec![Write::patch(&ENDPOINTS, key, &present.metadata, None, patch)]
 }
 
 fn is_ours(endpoints: &Endpoints) -> bool {

@@ -6,7 +6,7 @@
 //! deleted only if the server has none of the owners either.
 
 use crate::{
-    objects::{uid, version_guard},
+    objects::uid,
     plan::{Deletion, Owner, Plan, Write},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -114,7 +114,7 @@ pub fn plan(main: &Snapshot, rest: &Snapshot) -> Plan {
     for (resource, key, meta) in waiting {
         let mine = dependents.get(uid(meta)).map(Vec::as_slice).unwrap_or_default();
         if !mine.iter().any(|dependent| dependent.blocks) {
-            plan.writes.push(lift(resource, key, meta));
+            plan.writes.push(Write::lift(resource, key, meta, FOREGROUND));
             continue;
         }
         for dependent in mine.iter().filter(|dependent| dependent.meta.deletion_timestamp.is_none()) {
@@ -142,14 +142,6 @@ fn dependents<'a>(objects: &Objects<'a>) -> BTreeMap<&'a str, Vec<Dependent<'a>>
     dependents
 }
 
-/// Lets an owner go.
-fn lift(resource: &'static Resource, key: &ObjectKey, meta: &ObjectMeta) -> Write {
-    let mut guard = version_guard(meta);
-    let finalizers = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != FOREGROUND);
-    guard["finalizers"] = finalizers.cloned().collect::<Vec<String>>().into();
-    Write::Patch { resource, key: key.clone(), subresource: None, patch: json!({ "metadata": guard }) }
-}
-
 /// Deletes what a waiting owner waits for: before it, what it owns itself. One that has another owner is only taken
 /// from those that wait.
 fn dispose(
@@ -165,10 +157,8 @@ fn dispose(
     };
     let kept: Vec<Value> = meta.owner_references.iter().flatten().filter(stays).map(|r| json!(r)).collect();
     if !kept.is_empty() {
-        let mut guard = version_guard(meta);
-        guard["ownerReferences"] = kept.into();
-        let patch = json!({ "metadata": guard });
-        return Write::Patch { resource, key: key.clone(), subresource: None, patch };
+        let patch = json!({ "metadata": { "ownerReferences": kept } });
+        return Write::patch(resource, key, meta, None, patch);
     }
     let how = Deletion {
         uid: uid(meta).to_owned(),

@@ -1,7 +1,7 @@
 //! The addresses at which an Ingress is reached: those of all ready nodes, as each runs the ingress proxy.
 
 use crate::{
-    objects::{node_address, node_is_ready, version_guard},
+    objects::{node_address, node_is_ready},
     plan::{Plan, Write},
 };
 use minisvc_apimachinery::{Snapshot, ingress_class::is_ours, resource::INGRESSES};
@@ -24,15 +24,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
             continue;
         }
         let ingress_points: Vec<_> = wanted.iter().map(|ip| json!({ "ip": ip })).collect();
-        plan.writes.push(Write::Patch {
-            resource: &INGRESSES,
-            key: key.clone(),
-            subresource: Some("status"),
-            patch: json!({
-                "metadata": version_guard(&ingress.metadata),
-                "status": { "loadBalancer": { "ingress": ingress_points } },
-            }),
-        });
+        let status = json!({ "loadBalancer": { "ingress": ingress_points } });
+        plan.writes.push(Write::status(&INGRESSES, key, &ingress.metadata, status));
     }
     plan
 }

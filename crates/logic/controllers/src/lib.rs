@@ -21,6 +21,7 @@
 
 pub mod bootstrap;
 mod claim;
+mod counts;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;

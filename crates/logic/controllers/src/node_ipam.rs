@@ -1,12 +1,9 @@
 //! Each node's part of the Pod network: a /24 of the cluster network, given once and never to two nodes.
 
-use crate::{
-    objects::{uid, version_guard},
-    plan::{Notice, Plan, Write},
-};
+use crate::plan::{Notice, Plan, Write};
 use ipnet::IpNet;
 use minisvc_allocator::next_subnet;
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, resource::NODES};
+use minisvc_apimachinery::{ClusterConfig, Snapshot, resource::NODES};
 use serde_json::json;
 
 /// Prefix length of a node's network.
@@ -36,29 +33,15 @@ pub fn plan(snapshot: &Snapshot, cluster: &ClusterConfig) -> Plan {
     for (_, key, node) in lacking {
         let overlaps = |net: IpNet| used.iter().any(|other| other.contains(&net) || net.contains(other));
         let Some(net) = next_subnet(pool, NODE_PREFIX, overlaps) else {
-            plan.notices.push(Notice {
-                resource: &NODES,
-                key: key.clone(),
-                uid: uid(&node.metadata).to_owned(),
-                warning: true,
-                reason: "CIDRNotAvailable",
-                message: format!(
-                    "no /{NODE_PREFIX} of the cluster network {pool} is free: delete Nodes that are gone"
-                ),
-                with_write: None,
-            });
+            let message = format!(
+                "no /{NODE_PREFIX} of the cluster network {pool} is free: delete Nodes that are gone"
+            );
+            plan.notices.push(Notice::warning(&NODES, key, &node.metadata, "CIDRNotAvailable", message));
             continue;
         };
         used.push(net);
-        plan.writes.push(Write::Patch {
-            resource: &NODES,
-            key: ObjectKey::clone(key),
-            subresource: None,
-            patch: json!({
-                "metadata": version_guard(&node.metadata),
-                "spec": { "podCIDR": net.to_string(), "podCIDRs": [net.to_string()] },
-            }),
-        });
+        let patch = json!({ "spec": { "podCIDR": net.to_string(), "podCIDRs": [net.to_string()] } });
+        plan.writes.push(Write::patch(&NODES, key, &node.metadata, None, patch));
     }
     plan
 }

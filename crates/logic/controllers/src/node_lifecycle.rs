@@ -5,7 +5,7 @@
 //! ([`Observations::blind`]): a node is never declared dead for what we missed.
 
 use crate::{
-    objects::{is_over, node_condition, node_of, pod_is_ready, uid, version_guard},
+    objects::{is_over, node_condition, node_of, pod_is_ready, uid},
     plan::{Deletion, Notice, Owner, Plan, Write},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -89,15 +89,9 @@ pub fn plan(snapshot: &Snapshot, seen: &Observations, grace: &Grace, now: Timest
     for (key, node) in snapshot.nodes.iter().filter(|(key, _)| seen.silent(&key.name, now, grace)) {
         if node_condition(node, "Ready").is_none_or(|condition| condition.status != "Unknown") {
             plan.writes.push(unknown(key, node, now));
-            plan.notices.push(Notice {
-                resource: &NODES,
-                key: key.clone(),
-                uid: uid(&node.metadata).to_owned(),
-                warning: false,
-                reason: "NodeNotReady",
-                message: format!("Node {key} status is now: NodeNotReady"),
-                with_write: Some((&NODES, key.clone())),
-            });
+            let message = format!("Node {key} status is now: NodeNotReady");
+            let notice = Notice::new(&NODES, key, &node.metadata, "NodeNotReady", message);
+            plan.notices.push(notice.with(&NODES, key));
         }
     }
     for (key, pod) in &snapshot.pods {
@@ -126,12 +120,7 @@ fn unknown(key: &ObjectKey, node: &Node, now: Timestamp) -> Write {
         condition.message = Some("Kubelet stopped posting node status.".to_owned());
         condition.last_transition_time = Some(Time(now));
     }
-    Write::Patch {
-        resource: &NODES,
-        key: key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": version_guard(&node.metadata), "status": { "conditions": conditions } }),
-    }
+    Write::status(&NODES, key, &node.metadata, json!({ "conditions": conditions }))
 }
 
 fn homeless(
@@ -173,15 +162,9 @@ fn stranded(key: &ObjectKey, pod: &Pod, node: &Node, grace: &Grace, now: Timesta
         && pod.metadata.deletion_timestamp.is_none()
         && !is_over(pod)
     {
-        plan.notices.push(Notice {
-            resource: &PODS,
-            key: key.clone(),
-            uid: uid(&pod.metadata).to_owned(),
-            warning: false,
-            reason: "TaintManagerEviction",
-            message: format!("Marking for deletion Pod {key}"),
-            with_write: Some((&PODS, key.clone())),
-        });
+        let message = format!("Marking for deletion Pod {key}");
+        let notice = Notice::new(&PODS, key, &pod.metadata, "TaintManagerEviction", message);
+        plan.notices.push(notice.with(&PODS, key));
         plan.writes.push(Write::delete(&PODS, key, &pod.metadata));
     }
 }
@@ -208,12 +191,7 @@ fn not_ready(key: &ObjectKey, pod: &Pod, now: Timestamp) -> Option<Write> {
         condition.message = Some("The node stopped reporting".to_owned());
         condition.last_transition_time = Some(Time(now));
     }
-    Some(Write::Patch {
-        resource: &PODS,
-        key: key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": version_guard(&pod.metadata), "status": { "conditions": conditions } }),
-    })
+    Some(Write::status(&PODS, key, &pod.metadata, json!({ "conditions": conditions })))
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Pod, PodCondition, Service},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use serde_json::{Value, json};
 use std::{collections::BTreeMap, net::IpAddr};
 
 pub(crate) fn name(meta: &ObjectMeta) -> &str {
@@ -13,11 +12,6 @@ pub(crate) fn name(meta: &ObjectMeta) -> &str {
 
 pub(crate) fn uid(meta: &ObjectMeta) -> &str {
     meta.uid.as_deref().unwrap_or_default()
-}
-
-/// `metadata` of a merge patch that only fits the version we decided on.
-pub(crate) fn version_guard(meta: &ObjectMeta) -> Value {
-    json!({ "resourceVersion": meta.resource_version, "uid": meta.uid })
 }
 
 /// Whether labels satisfy a Service's selector. An empty selector selects nothing here, as for Services.

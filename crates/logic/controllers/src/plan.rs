@@ -3,7 +3,7 @@
 use crate::objects::uid;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use minisvc_apimachinery::{ObjectKey, Resource};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An object as another names it: by kind, name and UID.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,11 +104,51 @@ pub enum Write {
     },
 }
 
+/// Makes a merge patch fit only the version that was decided on.
+pub(crate) fn guard(meta: &ObjectMeta, patch: &mut Value) {
+    patch["metadata"]["resourceVersion"] = json!(meta.resource_version);
+    patch["metadata"]["uid"] = json!(meta.uid);
+}
+
 impl Write {
     /// Deletes an object of this metadata, whatever becomes of it meanwhile.
     pub(crate) fn delete(resource: &'static Resource, key: &ObjectKey, meta: &ObjectMeta) -> Self {
         let how = Deletion { uid: uid(meta).to_owned(), ..Deletion::default() };
         Self::Delete { resource, key: key.clone(), how }
+    }
+
+    /// Changes an object of this metadata by a merge patch, in this version and no other.
+    pub(crate) fn patch(
+        resource: &'static Resource,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        subresource: Option<&'static str>,
+        mut patch: Value,
+    ) -> Self {
+        guard(meta, &mut patch);
+        Self::Patch { resource, key: key.clone(), subresource, patch }
+    }
+
+    /// The same of its status.
+    pub(crate) fn status(
+        resource: &'static Resource,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        status: Value,
+    ) -> Self {
+        Self::patch(resource, key, meta, Some("status"), json!({ "status": status }))
+    }
+
+    /// Takes a finalizer away that we have kept the object by.
+    pub(crate) fn lift(
+        resource: &'static Resource,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        finalizer: &str,
+    ) -> Self {
+        let kept: Vec<&String> =
+            meta.finalizers.iter().flatten().filter(|other| *other != finalizer).collect();
+        Self::patch(resource, key, meta, None, json!({ "metadata": { "finalizers": kept } }))
     }
 
     /// What it writes to: at most one write to an object is under way at a time.
@@ -142,6 +182,36 @@ pub struct Notice {
     pub message: String,
     /// The write in this plan, by what it writes to, with which it comes true; none: it is true already.
     pub with_write: Option<(&'static Resource, ObjectKey)>,
+}
+
+impl Notice {
+    /// Something about the object of this metadata that is true already and as it should be.
+    pub(crate) fn new(
+        resource: &'static Resource,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
+        let uid = uid(meta).to_owned();
+        Self { resource, key: key.clone(), uid, warning: false, reason, message, with_write: None }
+    }
+
+    /// The same, which needs attention.
+    pub fn warning(
+        resource: &'static Resource,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
+        Self { warning: true, ..Self::new(resource, key, meta, reason, message) }
+    }
+
+    /// The same, once the write to this object is done.
+    pub(crate) fn with(self, resource: &'static Resource, key: &ObjectKey) -> Self {
+        Self { with_write: Some((resource, key.clone())), ..self }
+    }
 }
 
 /// What to do, and what to tell.

@@ -134,15 +134,8 @@ fn remove(claimer: &Claimer<'_>, key: &ObjectKey, pod: &Pod, plan: &mut Plan) {
 }
 
 fn notice(claimer: &Claimer<'_>, reason: &'static str, message: String, pod: &ObjectKey, plan: &mut Plan) {
-    plan.notices.push(Notice {
-        resource: claimer.resource,
-        key: claimer.key.clone(),
-        uid: uid(claimer.meta).to_owned(),
-        warning: false,
-        reason,
-        message,
-        with_write: Some((&PODS, pod.clone())),
-    });
+    let notice = Notice::new(claimer.resource, claimer.key, claimer.meta, reason, message);
+    plan.notices.push(notice.with(&PODS, pod));
 }
 
 /// The Pods of every ReplicaSet of the same owner: of an update under way, the old and the new.

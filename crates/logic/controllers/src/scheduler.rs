@@ -12,7 +12,7 @@ mod fit;
 mod tests;
 
 use crate::{
-    objects::{is_over, node_of, pod_condition, selector, selects, uid, version_guard},
+    objects::{is_over, node_of, pod_condition, selector, selects, uid},
     plan::{Notice, Plan, Write},
 };
 use jiff::Timestamp;
@@ -67,15 +67,9 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             Some(node) => {
                 let node = node.to_owned();
                 counts.placed(key, &node);
-                plan.notices.push(Notice {
-                    resource: &PODS,
-                    key: key.clone(),
-                    uid: uid(&pod.metadata).to_owned(),
-                    warning: false,
-                    reason: "Scheduled",
-                    message: format!("Successfully assigned {key} to {node}"),
-                    with_write: Some((&PODS, key.clone())),
-                });
+                let message = format!("Successfully assigned {key} to {node}");
+                let notice = Notice::new(&PODS, key, &pod.metadata, "Scheduled", message);
+                plan.notices.push(notice.with(&PODS, key));
                 plan.writes.push(Write::Bind { pod: key.clone(), uid: uid(&pod.metadata).to_owned(), node });
             }
             None => refuse(key, pod, &fit::message(snapshot.nodes.len(), &refusals), now, &mut plan),
@@ -113,21 +107,9 @@ fn refuse(key: &ObjectKey, pod: &Pod, message: &str, now: Timestamp, plan: &mut 
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
         "message": message, "lastTransitionTime": since,
     }));
-    plan.writes.push(Write::Patch {
-        resource: &PODS,
-        key: key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": version_guard(&pod.metadata), "status": { "conditions": conditions } }),
-    });
-    plan.notices.push(Notice {
-        resource: &PODS,
-        key: key.clone(),
-        uid: uid(&pod.metadata).to_owned(),
-        warning: true,
-        reason: "FailedScheduling",
-        message: message.to_owned(),
-        with_write: Some((&PODS, key.clone())),
-    });
+    plan.writes.push(Write::status(&PODS, key, &pod.metadata, json!({ "conditions": conditions })));
+    let notice = Notice::warning(&PODS, key, &pod.metadata, "FailedScheduling", message.to_owned());
+    plan.notices.push(notice.with(&PODS, key));
 }
 
 /// How many Pods are where.

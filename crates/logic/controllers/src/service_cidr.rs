@@ -3,10 +3,7 @@
 //!
 //! Invariant: the API server refuses to let one go while addresses depend on it, so a snapshot that is late does no harm.
 
-use crate::{
-    objects::version_guard,
-    plan::{Plan, Write},
-};
+use crate::plan::{Plan, Write};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::networking::v1::ServiceCIDR,
@@ -71,26 +68,12 @@ fn condition(
     };
     let mut conditions: Vec<&Condition> = present.iter().filter(|c| c.type_ != READY).collect();
     conditions.push(&ready);
-    Some(Write::Patch {
-        resource: &SERVICE_CIDRS,
-        key: key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": version_guard(&cidr.metadata), "status": { "conditions": conditions } }),
-    })
+    Some(Write::status(&SERVICE_CIDRS, key, &cidr.metadata, json!({ "conditions": conditions })))
 }
 
 fn release(key: &ObjectKey, cidr: &ServiceCIDR) -> Option<Write> {
-    let mut finalizers = cidr.metadata.finalizers.clone().unwrap_or_default();
-    let before = finalizers.len();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
-    let mut metadata = version_guard(&cidr.metadata);
-    metadata["finalizers"] = json!(finalizers);
-    (finalizers.len() < before).then(|| Write::Patch {
-        resource: &SERVICE_CIDRS,
-        key: key.clone(),
-        subresource: None,
-        patch: json!({ "metadata": metadata }),
-    })
+    let held = cidr.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    held.then(|| Write::lift(&SERVICE_CIDRS, key, &cidr.metadata, FINALIZER))
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 //! Invariants: an address belongs to one Service at a time, and stays with it as long as it wants one; a Service that
 //! asks for an address by `spec.loadBalancerIP` gets that or none; Services of a foreign `loadBalancerClass` are left alone.
 
-use crate::{
-    objects::{uid, version_guard},
-    plan::{Notice, Plan, Write},
-};
+use crate::plan::{Notice, Plan, Write};
 use k8s_openapi::api::core::v1::Service;
 use minisvc_allocator::RangePool;
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, resource::SERVICES};
@@ -131,12 +128,7 @@ fn choose(
 fn point(key: &ObjectKey, service: &Service, address: Option<IpAddr>) -> Write {
     let points: Vec<_> = address.iter().map(|address| json!({ "ip": address, "ipMode": "VIP" })).collect();
     let balancer = if points.is_empty() { json!({ "ingress": null }) } else { json!({ "ingress": points }) };
-    Write::Patch {
-        resource: &SERVICES,
-        key: key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": version_guard(&service.metadata), "status": { "loadBalancer": balancer } }),
-    }
+    Write::status(&SERVICES, key, &service.metadata, json!({ "loadBalancer": balancer }))
 }
 
 fn notice(
@@ -146,14 +138,9 @@ fn notice(
     reason: &'static str,
     message: String,
 ) -> Notice {
-    Notice {
-        resource: &SERVICES,
-        key: key.clone(),
-        uid: uid(&service.metadata).to_owned(),
-        warning,
-        reason,
-        message,
-        with_write: (!warning).then(|| (&SERVICES, key.clone())),
+    match warning {
+        true => Notice::warning(&SERVICES, key, &service.metadata, reason, message),
+        false => Notice::new(&SERVICES, key, &service.metadata, reason, message).with(&SERVICES, key),
     }
 }
 

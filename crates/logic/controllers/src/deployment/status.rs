@@ -3,7 +3,11 @@
 //! Source: kubernetes `pkg/controller/deployment/progress.go`, `sync.go` (`calculateStatus`).
 
 use super::{Rollout, revision};
-use crate::{objects::version_guard, plan::Write};
+use crate::{
+    claim::Claimer,
+    counts::{counted, is_news},
+    plan::Write,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use minisvc_apimachinery::resource::DEPLOYMENTS;
@@ -71,7 +75,6 @@ pub(super) fn write(rollout: &Rollout<'_>, collided: bool, refused: Option<&str>
     let mut conditions =
         Conditions { list: present["conditions"].as_array().cloned().unwrap_or_default(), now: rollout.now };
     conditions.settle(rollout, counts, refused);
-    let counted = |count: i32| if count == 0 { Value::Null } else { json!(count) };
     let status = json!({
         "observedGeneration": rollout.claimer.meta.generation,
         "replicas": counted(counts.replicas),
@@ -82,19 +85,17 @@ pub(super) fn write(rollout: &Rollout<'_>, collided: bool, refused: Option<&str>
         "collisionCount": collisions,
         "conditions": conditions.list,
     });
-    let mut meta = version_guard(rollout.claimer.meta);
     let revision = rollout.new.map(|new| revision::of(&new.object.metadata)).filter(|revision| *revision > 0);
     let newer = revision.filter(|revision| revision::of(rollout.claimer.meta) != *revision);
-    if let Some(revision) = newer {
-        meta["annotations"] = json!({ revision::REVISION: revision.to_string() });
+    if newer.is_none() && !is_news(&status, &present) {
+        return None;
     }
-    let differs = |(field, value): (&String, &Value)| present.get(field).unwrap_or(&Value::Null) != value;
-    (newer.is_some() || status.as_object()?.iter().any(differs)).then(|| Write::Patch {
-        resource: &DEPLOYMENTS,
-        key: rollout.claimer.key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": meta, "status": status }),
-    })
+    let mut patch = json!({ "status": status });
+    if let Some(revision) = newer {
+        patch["metadata"] = json!({ "annotations": { revision::REVISION: revision.to_string() } });
+    }
+    let Claimer { key, meta, .. } = rollout.claimer;
+    Some(Write::patch(&DEPLOYMENTS, key, meta, Some("status"), patch))
 }
 
 struct Conditions {

@@ -1,7 +1,8 @@
 //! What a ReplicaSet says of its Pods.
 
 use crate::{
-    objects::{pod_condition, pod_is_ready, version_guard},
+    counts::{counted, is_news},
+    objects::{pod_condition, pod_is_ready},
     plan::Write,
 };
 use jiff::Timestamp;
@@ -41,29 +42,20 @@ pub(super) fn write(
             labels.iter().all(|(key, value)| own.and_then(|own| own.get(key)) == Some(value))
         })
     };
-    let count = |holds: &dyn Fn(&Pod) -> bool| pods.iter().filter(|(_, pod)| holds(pod)).count();
+    let count = |holds: &dyn Fn(&Pod) -> bool| {
+        counted(i64::try_from(pods.iter().filter(|(_, pod)| holds(pod)).count()).unwrap_or(i64::MAX))
+    };
     let present = json!(set.status);
     let condition = refused.filter(|_| pods.len() < wanted).map(|message| failure(&present, message, now));
     let status = json!({
         "replicas": pods.len(),
-        "fullyLabeledReplicas": counted(count(&labelled)),
-        "readyReplicas": counted(count(&pod_is_ready)),
-        "availableReplicas": counted(count(&|pod| is_available(pod, min_ready, now))),
+        "fullyLabeledReplicas": count(&labelled),
+        "readyReplicas": count(&pod_is_ready),
+        "availableReplicas": count(&|pod| is_available(pod, min_ready, now)),
         "observedGeneration": set.metadata.generation,
         "conditions": condition.map(|condition| vec![condition]),
     });
-    let differs = |(field, value): (&String, &Value)| present.get(field).unwrap_or(&Value::Null) != value;
-    status.as_object()?.iter().any(differs).then(|| Write::Patch {
-        resource: &REPLICA_SETS,
-        key: key.clone(),
-        subresource: Some("status"),
-        patch: json!({ "metadata": version_guard(&set.metadata), "status": status }),
-    })
-}
-
-/// Zero is left out, as in Kubernetes.
-fn counted(count: usize) -> Value {
-    if count == 0 { Value::Null } else { json!(count) }
+    is_news(&status, &present).then(|| Write::status(&REPLICA_SETS, key, &set.metadata, status))
 }
 
 fn failure(present: &Value, message: &str, now: Timestamp) -> Value {
