@@ -8,7 +8,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_runtime::PodDns;
-use std::{collections::BTreeSet, fs, hash::Hash, net::IpAddr};
+use std::{collections::BTreeSet, fs, net::IpAddr};
 
 /// Name servers a resolver asks.
 const NAMESERVERS_MAX: usize = 3;
@@ -95,7 +95,7 @@ fn fit(dns: &mut PodDns) -> Vec<String> {
     left_out
 }
 
-fn distinct<T: Clone + Eq + Hash + Ord>(all: Vec<T>) -> Vec<T> {
+fn distinct<T: Clone + Ord>(all: Vec<T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
     all.into_iter().filter(|item| seen.insert(item.clone())).collect()
 }

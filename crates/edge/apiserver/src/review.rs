@@ -11,7 +11,7 @@ use crate::{
 };
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use minisvc_apimachinery::{Cause, ObjectKey, Resource, Status, resource::PODS};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, Status, resource::PODS, sent};
 use serde_json::{Value, json};
 
 /// Answers a POST of a review.
@@ -60,24 +60,9 @@ pub(crate) fn answer(
 
 /// Checks that the object is of this kind; sets what was left out.
 pub(crate) fn check_kind(kind: &Resource, review: &mut Value) -> Result<(), Status> {
-    let Some(map) = review.as_object_mut() else {
-        return Err(Status::bad_request(format!("the body of the request must be a {} object", kind.kind)));
-    };
-    let version = kind.api_version();
-    for (field, expected, words) in
-        [("apiVersion", version.as_str(), "API version"), ("kind", kind.kind, "kind")]
-    {
-        let given = map.entry(field).or_insert_with(|| json!(expected));
-        if given != expected {
-            let given = given.as_str().unwrap_or_default();
-            return Err(Status::bad_request(format!(
-                "the {words} in the data ({given}) does not match the expected {words} ({expected})"
-            )));
-        }
-    }
-    let metadata = map.entry("metadata").or_insert_with(|| json!({}));
-    if metadata.is_null() {
-        *metadata = json!({});
+    sent::check_kind(kind, review)?;
+    if review["metadata"].is_null() {
+        review["metadata"] = json!({});
     }
     Ok(())
 }
@@ -88,9 +73,7 @@ fn settle_namespace(target: &Target, review: &mut Value) -> Result<(), Status> {
     if let Some(metadata) = metadata.filter(|_| target.resource.namespaced) {
         let given = metadata.entry("namespace").or_insert_with(|| json!(target.namespace));
         if *given != json!(target.namespace) {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(sent::other_namespace());
         }
     }
     Ok(())

@@ -31,6 +31,7 @@ pub mod protobuf;
 pub mod resource;
 pub mod schema;
 pub mod selector;
+pub mod sent;
 pub mod service_cidr;
 pub mod snapshot;
 pub mod status;

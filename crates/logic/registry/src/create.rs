@@ -42,7 +42,7 @@ pub(crate) fn create_tracked(
     tracking: Tracking,
 ) -> Result<Outcome, Status> {
     let (strategy, r) = (kinds::strategy(r)?, r.stored());
-    meta::check_kind(r, strategy, &mut object)?;
+    meta::check_types(r, strategy, &mut object)?;
     let sent = managed::take(&mut object);
     let namespace = meta::settle_namespace(r, namespace, &mut object)?;
     if !["", "0"].contains(&text(&object, "/metadata/resourceVersion")) {

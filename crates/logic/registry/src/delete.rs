@@ -42,9 +42,8 @@ pub fn delete(
     }
     let dry_run = ctx.dry_run || options.dry_run;
     let grace = strategy.grace(&old, options.grace_period_seconds);
-    let mut new = old.clone();
-    let propagation = settle(&mut new, options.propagation);
-    let held = !items(&new, "/metadata/finalizers").is_empty() || strategy.is_held_back(&old);
+    let (propagation, finalizers) = settle(&old, options.propagation);
+    let held = !finalizers.is_empty() || strategy.is_held_back(&old);
     let released = if propagation == Propagation::Orphan { orphan(view, &old) } else { Vec::new() };
     if grace.unwrap_or(0) == 0 && !held {
         let mut outcome = remove(ctx, view, &subject, old.clone(), &old, released)?;
@@ -52,6 +51,10 @@ pub fn delete(
             outcome.changes.clear();
         }
         return Ok(outcome.served_as(asked));
+    }
+    let mut new = old.clone();
+    if finalizers != items(&old, "/metadata/finalizers") {
+        set(&mut new, "metadata", "finalizers", finalizers);
     }
     if at(&old, "/metadata/deletionTimestamp").is_none() {
         begin(ctx.now, &mut new, grace);
@@ -62,27 +65,25 @@ pub fn delete(
     Ok(Outcome::put(r.storage_key(key), new, released, dry_run).served_as(asked))
 }
 
-/// Brings the finalizers by which the garbage collector works in line with what is asked for; what is asked for.
-/// Owned objects lose their owner in the commit of the delete itself, so `orphan` is never kept.
-fn settle(object: &mut Value, asked: Option<Propagation>) -> Propagation {
-    let before: Vec<&str> = items(object, "/metadata/finalizers").iter().filter_map(Value::as_str).collect();
-    let said = || match () {
-        () if before.contains(&ORPHAN) => Propagation::Orphan,
-        () if before.contains(&FOREGROUND) => Propagation::Foreground,
-        () => Propagation::Background,
+/// What becomes of owned objects, and the finalizers that go with it. What is asked for now counts, else what the
+/// object's finalizers say. Owned objects lose their owner in the commit of the delete itself, so `orphan` is never kept.
+fn settle(old: &Value, asked: Option<Propagation>) -> (Propagation, Vec<Value>) {
+    let before = items(old, "/metadata/finalizers");
+    let has = |finalizer: &str| before.iter().any(|other| other == finalizer);
+    let propagation = match asked {
+        Some(asked) => asked,
+        None if has(ORPHAN) => Propagation::Orphan,
+        None if has(FOREGROUND) => Propagation::Foreground,
+        None => Propagation::Background,
     };
-    let asked = asked.unwrap_or_else(said);
-    let mut after: Vec<&str> =
-        before.iter().copied().filter(|finalizer| ![ORPHAN, FOREGROUND].contains(finalizer)).collect();
-    if asked == Propagation::Foreground {
-        after.push(FOREGROUND);
+    let mut after = before.to_vec();
+    after.retain(|finalizer| finalizer != ORPHAN);
+    match propagation {
+        Propagation::Foreground if !has(FOREGROUND) => after.push(FOREGROUND.into()),
+        Propagation::Foreground => {}
+        Propagation::Background | Propagation::Orphan => after.retain(|finalizer| finalizer != FOREGROUND),
     }
-    let same = after.len() == before.len() && after.iter().all(|finalizer| before.contains(finalizer));
-    if !same {
-        let after = Value::from(after);
-        set(object, "metadata", "finalizers", after);
-    }
-    asked
+    (propagation, after)
 }
 
 fn check_preconditions(

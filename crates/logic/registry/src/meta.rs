@@ -8,8 +8,8 @@ use crate::{
     syntax,
     value::{at, items, object_mut, parse, set, strings, text, unset},
 };
-use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, resource::NAMESPACES, storage::Read};
-use serde_json::{Value, json};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, resource::NAMESPACES, sent, storage::Read};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
@@ -17,33 +17,12 @@ const OWNERS_MAX: usize = 64;
 
 /// An object that was sent, as it is stored; with `apiVersion` and `kind` if they were left out.
 pub(crate) fn as_stored(r: &Resource, mut object: Value) -> Result<Value, Status> {
-    check_version(r, &mut object)?;
+    sent::check_kind(r, &mut object)?;
     Ok(convert::to_stored(r, object))
 }
 
-/// Checks that the object says that it is of this kind.
-fn check_version(r: &Resource, object: &mut Value) -> Result<(), Status> {
-    let version = r.api_version();
-    let Some(map) = object.as_object_mut() else {
-        return Err(Status::bad_request(format!("the body of the request must be a {} object", r.kind)));
-    };
-    for (field, expected, words) in
-        [("apiVersion", version.as_str(), "API version"), ("kind", r.kind, "kind")]
-    {
-        let given = map.entry(field).or_insert_with(|| json!(expected));
-        if given != expected {
-            let given = given.as_str().unwrap_or_default();
-            return Err(Status::bad_request(format!(
-                "the {words} in the data ({given}) does not match the expected {words} ({expected})"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Checks that the object is of this kind and sets `apiVersion` and `kind` if they were left out.
-pub(crate) fn check_kind(r: &Resource, strategy: &dyn Strategy, object: &mut Value) -> Result<(), Status> {
-    check_version(r, object)?;
+/// Checks that an object in its stored form has the types of its kind.
+pub(crate) fn check_types(r: &Resource, strategy: &dyn Strategy, object: &mut Value) -> Result<(), Status> {
     strategy.check_types(object).map_err(|why| {
         Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",
@@ -69,11 +48,7 @@ pub(crate) fn settle_namespace(
         Some(requested) if given.is_empty() || given == requested => requested.to_owned(),
         None if !given.is_empty() => given,
         None => return Err(Status::bad_request("an empty namespace may not be set during creation")),
-        Some(_) => {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
-        }
+        Some(_) => return Err(sent::other_namespace()),
     };
     set(object, "metadata", "namespace", namespace.as_str());
     Ok(namespace)

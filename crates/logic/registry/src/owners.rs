@@ -14,6 +14,7 @@ use crate::{
 use minisvc_apimachinery::{
     ObjectKey, Resource, convert,
     managed::{self, Force, Write},
+    sent,
     storage::Read,
 };
 use serde_json::Value;
@@ -110,13 +111,8 @@ pub fn apply(
         return Err(Status::not_found(r.stored(), &key.name));
     }
     let object = managed::apply(&write, None, patch, force)?;
-    let (given, uid) = (text(&object, "/metadata/name"), text(&object, "/metadata/uid"));
-    if given != key.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({})",
-            key.name
-        )));
-    }
+    sent::check_name(text(&object, "/metadata/name"), &key.name)?;
+    let uid = text(&object, "/metadata/uid");
     if !uid.is_empty() {
         let why = format!(
             "uid mismatch: the provided object specified uid {uid}, and no existing object was found"

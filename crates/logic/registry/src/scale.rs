@@ -15,6 +15,7 @@ use minisvc_apimachinery::{
     Cause, ObjectKey, Resource,
     managed::{self, Force, Write},
     resource::SCALE,
+    sent,
     storage::Read,
 };
 use serde_json::{Value, json};
@@ -100,23 +101,20 @@ pub(crate) fn apply(
     replace(ctx, view, r, key, old, new, Some("scale"), Tracking::Applied).map(told_as_scale)
 }
 
-fn check(sent: &Value, key: &ObjectKey) -> Result<(), Status> {
+fn check(scale: &Value, key: &ObjectKey) -> Result<(), Status> {
     let (version, kind) = (SCALE.api_version(), SCALE.kind);
-    if (text(sent, "/apiVersion"), text(sent, "/kind")) != (version.as_str(), kind) {
+    if (text(scale, "/apiVersion"), text(scale, "/kind")) != (version.as_str(), kind) {
         let words = format!("the body of the request must be a {kind} of {version}");
         return Err(Status::bad_request(words));
     }
-    let (name, namespace) = (text(sent, "/metadata/name"), text(sent, "/metadata/namespace"));
-    if !["", key.name.as_str()].contains(&name) {
-        let words =
-            format!("the name of the object ({name}) does not match the name on the URL ({})", key.name);
-        return Err(Status::bad_request(words));
+    let (name, namespace) = (text(scale, "/metadata/name"), text(scale, "/metadata/namespace"));
+    if !name.is_empty() {
+        sent::check_name(name, &key.name)?;
     }
     if !["", key.namespace.as_str()].contains(&namespace) {
-        let words = "the namespace of the provided object does not match the namespace sent on the request";
-        return Err(Status::bad_request(words));
+        return Err(sent::other_namespace());
     }
-    match sent.pointer("/spec/replicas") {
+    match scale.pointer("/spec/replicas") {
         None | Some(Value::Null) => Ok(()),
         Some(replicas) if replicas.as_i64().is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n)) => Ok(()),
         Some(replicas) => {

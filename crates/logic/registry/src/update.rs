@@ -11,7 +11,7 @@ use crate::{
     strategy::Strategy,
     value::{at, int, items, parse, set, text},
 };
-use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, managed, storage::Read};
+use minisvc_apimachinery::{Cause, ObjectKey, Resource, convert, managed, sent, storage::Read};
 use serde_json::Value;
 
 /// Replaces an object, or its subresource (`status`, `scale`, `finalize`).
@@ -46,16 +46,10 @@ fn update_stored(
     subresource: Option<&str>,
 ) -> Result<Outcome, Status> {
     let (strategy, r) = (kinds::strategy(asked)?, asked.stored());
-    meta::check_kind(r, strategy, &mut object)?;
+    meta::check_types(r, strategy, &mut object)?;
     let namespace = r.namespaced.then_some(key.namespace.as_str());
     meta::settle_namespace(r, namespace, &mut object)?;
-    let given = text(&object, "/metadata/name");
-    if given != key.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({})",
-            key.name
-        )));
-    }
+    sent::check_name(text(&object, "/metadata/name"), &key.name)?;
     let unconditional = ["", "0"].contains(&text(&object, "/metadata/resourceVersion"));
     let Some(stored) = view.get(&r.storage_key(key)) else {
         if subresource.is_none() && strategy.may_create_on_update() && unconditional {
@@ -106,7 +100,7 @@ pub(crate) fn replace_patched(
     tracking: Tracking,
 ) -> Result<Outcome, Status> {
     let r = asked.stored();
-    meta::check_kind(r, kinds::strategy(asked)?, &mut object)?;
+    meta::check_types(r, kinds::strategy(asked)?, &mut object)?;
     for field in ["name", "namespace"] {
         let pointer = format!("/metadata/{field}");
         if text(&object, &pointer) != text(&old, &pointer) {

@@ -78,12 +78,8 @@ impl Strategy for Deployments {
     }
 
     fn validate_subresource(&self, name: &str, new: &Value, _old: &Value) -> Vec<Cause> {
-        match name {
-            "status" => {
-                workload::validate_status(new, &["updatedReplicas", "readyReplicas", "availableReplicas"])
-            }
-            _ => Vec::new(),
-        }
+        let counts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+        workload::validate_subresource(name, new, &counts)
     }
 
     fn has_generation(&self) -> bool {

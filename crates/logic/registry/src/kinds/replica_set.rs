@@ -35,13 +35,8 @@ impl Strategy for ReplicaSets {
     }
 
     fn validate_subresource(&self, name: &str, new: &Value, _old: &Value) -> Vec<Cause> {
-        match name {
-            "status" => workload::validate_status(
-                new,
-                &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
-            ),
-            _ => Vec::new(),
-        }
+        let counts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        workload::validate_subresource(name, new, &counts)
     }
 
     fn has_generation(&self) -> bool {

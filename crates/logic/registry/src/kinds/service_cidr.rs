@@ -9,6 +9,7 @@ use crate::{
     Status,
     context::Subject,
     strategy::Strategy,
+    syntax,
     table::{Column, age, name},
     value::{at, items, keep, object_mut, parse, text},
 };
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use minisvc_apimachinery::{
     Cause, ClusterConfig,
+    cluster::AddressRange,
     resource::{IP_ADDRESSES, NODES, SERVICE_CIDRS},
     service_cidr::{FINALIZER, Networks, own},
     storage::Read,
@@ -77,13 +79,11 @@ fn unusable(net: IpNet, view: &dyn Read, cluster: &ClusterConfig) -> Option<Stri
     {
         return Some(format!("overlaps the network of the Pods {other}"));
     }
-    let pool = cluster.load_balancer_pool.iter();
-    if let Some(range) = pool.clone().find(|range| net.contains(&range.first) || net.contains(&range.last)) {
-        let (first, last) = (range.first, range.last);
-        return Some(format!("overlaps the load balancers' addresses {first}-{last}"));
-    }
-    if let Some(range) = pool.clone().find(|range| (range.first..=range.last).contains(&net.network())) {
-        let (first, last) = (range.first, range.last);
+    if let Some(AddressRange { first, last }) = cluster.load_balancer_pool.iter().find(|range| {
+        net.contains(&range.first)
+            || net.contains(&range.last)
+            || (range.first..=range.last).contains(&net.network())
+    }) {
         return Some(format!("overlaps the load balancers' addresses {first}-{last}"));
     }
     let mut found = None;
@@ -149,8 +149,7 @@ impl Strategy for ServiceCidrs {
         for (i, text) in all.iter().enumerate() {
             let field = format!("spec.cidrs[{i}]");
             let Ok(net) = text.parse::<IpNet>() else {
-                let words = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-                causes.push(Cause::invalid(field, *text, words));
+                causes.extend(syntax::cidr(text).iter().map(|fault| Cause::invalid(&field, *text, fault)));
                 continue;
             };
             if net.addr() != net.network() {

@@ -118,9 +118,12 @@ pub(super) fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {
     vec![Cause::invalid("spec.selector", given, "field is immutable")]
 }
 
-/// Faults of the counts in a status, none of which can be more than `replicas`.
-pub(super) fn validate_status(object: &Value, counts: &[&str]) -> Vec<Cause> {
+/// Faults of a new version of a subresource: of its status the counts, none of which can be more than `replicas`.
+pub(super) fn validate_subresource(name: &str, object: &Value, counts: &[&str]) -> Vec<Cause> {
     let mut causes = Vec::new();
+    if name != "status" {
+        return causes;
+    }
     let all = int(object, "/status/replicas").unwrap_or(0);
     not_negative(object, "/status/replicas", &mut causes);
     not_negative(object, "/status/observedGeneration", &mut causes);
@@ -133,15 +136,10 @@ pub(super) fn validate_status(object: &Value, counts: &[&str]) -> Vec<Cause> {
             causes.push(Cause::invalid(format!("status.{field}"), count, words));
         }
     }
-    if int(object, "/status/availableReplicas").unwrap_or(0)
-        > int(object, "/status/readyReplicas").unwrap_or(0)
-    {
-        let count = int(object, "/status/availableReplicas").unwrap_or(0);
-        causes.push(Cause::invalid(
-            "status.availableReplicas",
-            count,
-            "cannot be greater than readyReplicas",
-        ));
+    let available = int(object, "/status/availableReplicas").unwrap_or(0);
+    if available > int(object, "/status/readyReplicas").unwrap_or(0) {
+        let words = "cannot be greater than readyReplicas";
+        causes.push(Cause::invalid("status.availableReplicas", available, words));
     }
     causes
 }
