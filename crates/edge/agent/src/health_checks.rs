@@ -10,7 +10,10 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
     routing::any,
 };
-use minisvc_apimachinery::resource::SERVICES;
+use minisvc_apimachinery::{
+    Snapshot, Synced,
+    resource::{ENDPOINT_SLICES, SERVICES},
+};
 use minisvc_client::events::{Occurrence, Recorder};
 use minisvc_proxy::{HealthCheck, health_checks};
 use serde_json::json;
@@ -61,27 +64,35 @@ impl HealthChecks {
         let mut servers = JoinSet::new();
         let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
         let mut told = BTreeSet::new();
+        let mut wanted: BTreeMap<u16, HealthCheck> = BTreeMap::new();
+        let mut followed_from: Option<Arc<Synced<Snapshot>>> = None;
         loop {
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            let wanted = snapshot.map(|snapshot| health_checks(&snapshot, &self.identity.name));
-            if let Some(wanted) = wanted {
-                ports.retain(|number, port| {
-                    let stays = wanted.contains_key(number) && !port.server.is_finished();
-                    if !stays {
-                        port.server.abort();
-                    }
-                    stays
-                });
-                told.retain(|number| wanted.contains_key(number));
-                for (number, check) in wanted {
-                    match ports.get(&number) {
-                        Some(port) => drop(port.check.send_if_modified(|known| {
-                            let news = *known != check;
-                            *known = check;
-                            news
-                        })),
-                        None => self.open(number, check, &mut ports, &mut servers, &mut told).await,
-                    }
+            // Most changes are of Pods: only those of what the checks follow from are looked through.
+            let same = |old: &Snapshot, new: &Snapshot| {
+                [&SERVICES, &ENDPOINT_SLICES].iter().all(|kind| old.is_same(new, kind))
+            };
+            if let Some(new) = self.snapshots.borrow_and_update().clone()
+                && followed_from.as_ref().is_none_or(|old| !same(old, &new))
+            {
+                wanted = health_checks(&new, &self.identity.name);
+                followed_from = Some(new);
+            }
+            ports.retain(|number, port| {
+                let stays = wanted.contains_key(number) && !port.server.is_finished();
+                if !stays {
+                    port.server.abort();
+                }
+                stays
+            });
+            told.retain(|number| wanted.contains_key(number));
+            for (number, check) in &wanted {
+                match ports.get(number) {
+                    Some(port) => drop(port.check.send_if_modified(|known| {
+                        let news = known != check;
+                        known.clone_from(check);
+                        news
+                    })),
+                    None => self.open(*number, check.clone(), &mut ports, &mut servers, &mut told).await,
                 }
             }
             // What has ended leaves nothing to be read.
