@@ -13,10 +13,16 @@ use minisvc_netstate::{
 };
 use minisvc_podnet::{LocalPod, Underlay};
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+};
 
 const NODE: &str = "n1";
-const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 9, 1));
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 9, 1));
 
 fn snapshot(yaml: &str) -> Snapshot {
     let mut snapshot = Snapshot::default();
@@ -102,7 +108,7 @@ fn outcome(yaml: &str, questions: &str, overlay: Overlay) -> String {
         addresses: vec![ADDRESS],
         cluster: cluster.clone(),
     };
-    let table = minisvc_proxy::desired(&snapshot, &node, &ServiceTable::new());
+    let table = minisvc_proxy::desired(&snapshot, &node, &ServiceTable::<Ipv4Addr>::new());
     let view = minisvc_podnet::NodeView {
         node_name: NODE,
         cluster: &cluster,

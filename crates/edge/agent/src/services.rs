@@ -1,9 +1,9 @@
-//! The node's service table: from the newest snapshot to the kernel, again and again.
+//! The node's service tables, one a family: from the newest snapshot to the kernel, again and again.
 //!
-//! In: Services, EndpointSlices, Nodes. Out: the kernel's table, the load-balancer addresses this node holds, the
+//! In: Services, EndpointSlices, Nodes. Out: the kernel's tables, the load-balancer addresses this node holds, the
 //! time of the last good pass.
 //!
-//! Invariant: the kernel's table is read only at start, after a failed change, and after somebody else's change of any
+//! Invariant: a table is read from the kernel only at start, after a failed change, and after somebody else's change of any
 //! table; a restart changes what differs and nothing else.
 
 use crate::{NodeIdentity, Snapshots};
@@ -13,11 +13,12 @@ use minisvc_datapath::{
     conntrack,
     nft::{NftError, ServiceTableTarget},
 };
+use minisvc_netstate::family::Address;
 use minisvc_proxy::{NodeView, Planner, load_balancer_addresses_of, udp_flow_is_stale};
 use minisvc_reconcile::{Backoff, Rejection, Target};
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,18 +46,33 @@ pub struct ServiceLoop {
     pub synced: watch::Sender<LastSync>,
 }
 
-/// What a pass needs, moved to a thread that may block and back.
-struct Table {
-    target: ServiceTableTarget,
-    planner: Planner,
+/// The table of one family.
+struct Table<A: Address> {
+    target: ServiceTableTarget<A>,
+    planner: Planner<A>,
     /// Not read back before this.
     rest_until: Instant,
+}
+
+/// What a pass needs, moved to a thread that may block and back. None: to be read from the kernel.
+#[derive(Default)]
+struct Tables {
+    v4: Option<Table<Ipv4Addr>>,
+    v6: Option<Table<Ipv6Addr>>,
+}
+
+/// What a pass over one table changed.
+struct Change {
+    /// Whether the objects left out may be others than before.
+    rejected: bool,
+    /// The kernel's generation before and after our steps.
+    generation: (Option<u32>, Option<u32>),
 }
 
 impl ServiceLoop {
     /// Runs until the snapshots end.
     pub async fn run(mut self) {
-        let mut table: Option<Table> = None;
+        let mut tables = Tables::default();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
         let mut said = BTreeSet::new();
         loop {
@@ -66,11 +82,12 @@ impl ServiceLoop {
                 self.hold(&snapshot);
                 let NodeIdentity { name, underlay, cluster, .. } = &*self.identity;
                 let node = NodeView::of(&snapshot, name, underlay.address, cluster);
-                let pass = tokio::task::spawn_blocking(move || pass(table, node, &snapshot)).await;
+                let known = std::mem::take(&mut tables);
+                let pass = tokio::task::spawn_blocking(move || known.pass(&node, &snapshot)).await;
                 match pass {
                     Ok(Ok((done, rejected))) => {
                         backoff.succeeded();
-                        table = Some(done);
+                        tables = done;
                         self.synced.send_replace(Some(Instant::now()));
                         if let Some(rejected) = rejected {
                             self.say(rejected, &mut said).await;
@@ -78,12 +95,10 @@ impl ServiceLoop {
                     }
                     Ok(Err(error)) => {
                         tracing::warn!(%error, "the service table is not as it must be; reading it back");
-                        table = None;
                         wait = backoff.failed();
                     }
                     Err(error) => {
                         tracing::error!(%error, "planning the service table");
-                        table = None;
                         wait = backoff.failed();
                     }
                 }
@@ -118,22 +133,57 @@ impl ServiceLoop {
     }
 }
 
-/// One pass; blocking. Returns the rejected objects if they may be others than before.
-fn pass(
-    table: Option<Table>,
-    node: NodeView,
+impl Tables {
+    /// One pass over the tables of the cluster's families; blocking. Returns the rejected objects if they may be others
+    /// than before.
+    fn pass(
+        mut self,
+        node: &NodeView,
+        snapshot: &Snapshot,
+    ) -> Result<(Self, Option<Vec<Rejection>>), NftError> {
+        let has = |v4: bool| node.cluster.service_cidrs.iter().any(|net| net.addr().is_ipv4() == v4);
+        let mut rejected = false;
+        if has(true) {
+            let change = pass(&mut self.v4, node, snapshot)?;
+            if let (Some(other), (before, after)) = (&mut self.v6, change.generation) {
+                other.target.neighbour_changed(before, after);
+            }
+            rejected |= change.rejected;
+        }
+        if has(false) {
+            let change = pass(&mut self.v6, node, snapshot)?;
+            if let (Some(other), (before, after)) = (&mut self.v4, change.generation) {
+                other.target.neighbour_changed(before, after);
+            }
+            rejected |= change.rejected;
+        }
+        // What both tables leave out for the same reason is said once.
+        let all = || {
+            let v4 = self.v4.iter().flat_map(|table| table.planner.rejected());
+            let v6 = self.v6.iter().flat_map(|table| table.planner.rejected());
+            v4.chain(v6).collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let rejected = rejected.then(all);
+        Ok((self, rejected))
+    }
+}
+
+/// One pass over one family's table; it is left None if that fails, and read from the kernel the next time.
+fn pass<A: Address>(
+    known: &mut Option<Table<A>>,
+    node: &NodeView,
     snapshot: &Snapshot,
-) -> Result<(Table, Option<Vec<Rejection>>), NftError> {
-    let known = match table {
+) -> Result<Change, NftError> {
+    let as_left = match known.take() {
         Some(mut table) => {
             let as_left = Instant::now() < table.rest_until || !table.target.others_changed_something()?;
             as_left.then_some(table)
         }
         None => None,
     };
-    let mut table = match known {
+    let mut table = match as_left {
         Some(mut table) => {
-            table.planner.set_node(node);
+            table.planner.set_node(node.clone());
             table
         }
         None => {
@@ -141,13 +191,14 @@ fn pass(
             let mut target = ServiceTableTarget::open()?;
             let actual = target.observe()?;
             let rest_until = Instant::now() + started.elapsed() * REST;
-            Table { target, planner: Planner::new(node, &actual), rest_until }
+            Table { target, planner: Planner::new(node.clone(), &actual), rest_until }
         }
     };
     let delta = table.planner.update(snapshot);
+    let before = table.target.generation();
     if !delta.ops.is_empty() {
         table.target.apply(&delta.ops)?;
-        tracing::debug!(steps = delta.ops.len(), "service table changed");
+        tracing::debug!(family = A::FAMILY.name(), steps = delta.ops.len(), "service table changed");
     }
     if delta.udp {
         match conntrack::delete_udp_flows(|flow| udp_flow_is_stale(table.planner.table(), flow)) {
@@ -156,6 +207,7 @@ fn pass(
             Err(error) => tracing::warn!(%error, "stale UDP flows are not forgotten"),
         }
     }
-    let rejected = delta.rejected.then(|| table.planner.rejected());
-    Ok((table, rejected))
+    let generation = (before, table.target.generation());
+    *known = Some(table);
+    Ok(Change { rejected: delta.rejected, generation })
 }

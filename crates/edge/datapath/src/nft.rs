@@ -3,7 +3,7 @@
 //! - [`wire`]: attributes and messages as bytes. [`encode`]: the typed table as messages. [`decode`]: dumps as the
 //!   typed table. [`socket`]: batches and dumps over a netlink socket. [`target`]: [`ServiceTableTarget`].
 //!
-//! Invariants: only the table `ip minisvc` is ever read or written; a change is one transaction as long as it fits
+//! Invariants: only the tables `ip minisvc` and `ip6 minisvc` are ever read or written; a change is one transaction as long as it fits
 //! the socket's send buffer, and in parts that are right by themselves where it does not.
 
 mod decode;

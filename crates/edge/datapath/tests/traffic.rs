@@ -3,15 +3,16 @@
 
 mod cluster;
 
-use cluster::{Objects, node};
+use cluster::{Objects, node, twin};
 use minisvc_datapath::{conntrack::delete_udp_flows, nft::ServiceTableTarget};
 use minisvc_lab::testing::in_namespaces;
+use minisvc_netstate::family::{Address, Family};
 use minisvc_proxy::{Planner, udp_flow_is_stale};
 use minisvc_reconcile::Target;
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     sync::mpsc,
     time::Duration,
@@ -33,9 +34,33 @@ fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 
     std::thread::spawn(run).join().expect("thread")
 }
 
-/// A link to a namespace as Pods have it: /32, a fixed gateway, a route per address.
+/// What stands for an IPv4 address, or for a node's own localhost, in the family that is tried.
+fn here<A: Address>(address: &str) -> IpAddr {
+    let address: Ipv4Addr = address.parse().expect("address");
+    match A::FAMILY {
+        Family::Ipv4 => address.into(),
+        Family::Ipv6 if address.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+        Family::Ipv6 => twin(address).into(),
+    }
+}
+
+/// The same with a port.
+fn at<A: Address>(to: &str) -> SocketAddr {
+    let (address, port) = to.split_once(':').expect("a port");
+    SocketAddr::new(here::<A>(address), port.parse().expect("a port"))
+}
+
+fn any<A: Address>() -> IpAddr {
+    match A::FAMILY {
+        Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A link to a namespace as Pods have it: /32 and /128, fixed gateways, a route per address.
 fn attach(name: &str, address: &str) -> bool {
     let gateway = "169.254.1.1";
+    let six = here::<Ipv6Addr>(address);
     ip(&format!("netns add {name}"))
         && ip(&format!("link add v{name} type veth peer name eth0 netns {name}"))
         && ip(&format!("link set v{name} up"))
@@ -46,13 +71,17 @@ fn attach(name: &str, address: &str) -> bool {
         && ip(&format!("-n {name} addr add {address}/32 dev eth0"))
         && ip(&format!("-n {name} route add {gateway} dev eth0"))
         && ip(&format!("-n {name} route add default via {gateway} dev eth0 onlink"))
+        && ip(&format!("addr add fe80::1/64 dev v{name} nodad"))
+        && ip(&format!("route add {six}/128 dev v{name}"))
+        && ip(&format!("-n {name} addr add {six}/128 dev eth0 nodad"))
+        && ip(&format!("-n {name} route add default via fe80::1 dev eth0"))
 }
 
 /// Answers every TCP connection and UDP datagram with `name source`.
-fn serve(name: &'static str, port: u16) {
+fn serve(name: &'static str, address: IpAddr, port: u16) {
     inside(name, move || {
-        let tcp = TcpListener::bind(("0.0.0.0", port)).expect("listen");
-        let udp = UdpSocket::bind(("0.0.0.0", port)).expect("bind");
+        let tcp = TcpListener::bind((address, port)).expect("listen");
+        let udp = UdpSocket::bind((address, port)).expect("bind");
         std::thread::spawn(move || {
             for stream in tcp.incoming().flatten() {
                 let mut stream = stream;
@@ -70,8 +99,8 @@ fn serve(name: &'static str, port: u16) {
 }
 
 /// Who answers a TCP connection and as whom they see the caller; or the error.
-fn call(namespace: Option<&str>, to: &str) -> Result<(String, String), ErrorKind> {
-    let to: SocketAddr = to.parse().expect("address");
+fn call<A: Address>(namespace: Option<&str>, to: &str) -> Result<(String, String), ErrorKind> {
+    let to = at::<A>(to);
     let work = move || -> std::io::Result<(String, String)> {
         let mut stream = TcpStream::connect_timeout(&to, WAIT)?;
         stream.set_read_timeout(Some(WAIT))?;
@@ -88,10 +117,10 @@ fn call(namespace: Option<&str>, to: &str) -> Result<(String, String), ErrorKind
 }
 
 /// What answers a UDP datagram; or the error.
-fn ask_udp(namespace: Option<&str>, to: &str) -> Result<String, ErrorKind> {
-    let to: SocketAddr = to.parse().expect("address");
+fn ask_udp<A: Address>(namespace: Option<&str>, to: &str) -> Result<String, ErrorKind> {
+    let to = at::<A>(to);
     let work = move || -> std::io::Result<String> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind((any::<A>(), 0))?;
         socket.set_read_timeout(Some(WAIT))?;
         socket.connect(to)?;
         socket.send(b"?")?;
@@ -106,8 +135,8 @@ fn ask_udp(namespace: Option<&str>, to: &str) -> Result<String, ErrorKind> {
     .map_err(|error| error.kind())
 }
 
-fn answerers(namespace: Option<&str>, to: &str, times: usize) -> BTreeSet<String> {
-    (0..times).map(|_| call(namespace, to).expect("an answer").0).collect()
+fn answerers<A: Address>(namespace: Option<&str>, to: &str, times: usize) -> BTreeSet<String> {
+    (0..times).map(|_| call::<A>(namespace, to).expect("an answer").0).collect()
 }
 
 fn names(of: &[&str]) -> BTreeSet<String> {
@@ -152,13 +181,27 @@ fn build() -> bool {
         && ip("-n client addr add 192.168.9.9/24 dev eth0")
         && ip("-n client link set eth0 up")
         && ip("-n client route add 10.43.0.0/16 via 192.168.9.1")
-        && ip("route add 10.43.0.0/16 dev underlay src 10.42.0.1");
+        && ip("route add 10.43.0.0/16 dev underlay src 10.42.0.1")
+        && build_v6();
     made && [("a", "10.42.0.2"), ("b", "10.42.0.3"), ("c", "10.42.0.4")].iter().all(|(name, address)| {
         let made = attach(name, address);
         let name: &'static str = name;
-        serve(name, 8080);
+        serve(name, here::<Ipv4Addr>(address), 8080);
+        serve(name, here::<Ipv6Addr>(address), 8080);
         made
     })
+}
+
+/// The same for IPv6; no address waits for the detection of duplicates.
+fn build_v6() -> bool {
+    let six = here::<Ipv6Addr>;
+    let services = format!("{}/112", six("10.43.0.0"));
+    let (node, pods, client) = (six("192.168.9.1"), six("10.42.0.1"), six("192.168.9.9"));
+    ip(&format!("addr add {pods}/128 dev lo"))
+        && ip(&format!("addr add {node}/120 dev underlay nodad"))
+        && ip(&format!("-n client addr add {client}/120 dev eth0 nodad"))
+        && ip(&format!("-n client route add {services} via {node}"))
+        && ip(&format!("route add {services} dev underlay src {pods}"))
 }
 
 #[test]
@@ -169,52 +212,64 @@ fn connections_meet_what_the_table_says() {
             return;
         }
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("forwarding");
         assert!(build(), "links");
-        let mut target = ServiceTableTarget::open().expect("open");
-        let actual = target.observe().expect("observe");
-        let mut planner = Planner::new(node("n1", "192.168.9.1"), &actual);
-        let mut objects = world();
-        target.apply(&planner.update(&objects.snapshot()).ops).expect("apply");
-
-        let all = names(&["a", "b", "c"]);
-        assert_eq!(answerers(Some("a"), "10.43.1.1:80", 60), all, "from a Pod");
-        assert_eq!(answerers(None, "10.43.1.1:80", 60), all, "from the node");
-        assert_eq!(answerers(Some("client"), "192.168.9.1:30080", 60), all, "node port");
-        assert_eq!(answerers(None, "192.168.9.1:30080", 60), all, "node port from the node");
-        let source = |namespace: &str, to: &str| call(Some(namespace), to).expect("an answer").1;
-        assert_eq!(source("a", "10.43.1.4:80"), "10.42.0.1", "hairpin");
-        assert_eq!(source("b", "10.43.1.4:80"), "10.42.0.3", "a Pod keeps its address");
-        assert_ne!(source("client", "192.168.9.1:30080"), "192.168.9.9", "masqueraded");
-        for _ in 0..10 {
-            let answer = call(Some("client"), "192.168.9.1:30082").expect("an answer");
-            assert_eq!(answer, ("a".to_owned(), "192.168.9.9".to_owned()), "Local keeps the source");
-        }
-        assert_eq!(
-            answerers(Some("a"), "192.168.9.1:30082", 40),
-            names(&["a", "b"]),
-            "inside, Local is not meant"
-        );
-        assert_eq!(call(Some("client"), "192.168.9.1:30083"), Err(ErrorKind::TimedOut), "no local endpoint");
-
-        for to in ["10.43.1.3:80", "10.43.1.1:81", "10.43.77.77:80"] {
-            for from in [Some("a"), Some("client"), None] {
-                assert_eq!(call(from, to), Err(ErrorKind::ConnectionRefused), "{from:?} {to}");
-            }
-        }
-        assert_eq!(call(Some("client"), "192.168.9.1:30081"), Err(ErrorKind::ConnectionRefused));
-        assert_eq!(call(None, "127.0.0.1:30080"), Err(ErrorKind::ConnectionRefused), "never on localhost");
-        for from in [Some("a"), Some("client")] {
-            assert_eq!(ask_udp(from, "10.43.1.3:53"), Err(ErrorKind::ConnectionRefused), "{from:?} UDP");
-        }
-        // The kernel tells a local sender whose packet is rejected this way.
-        assert_eq!(ask_udp(None, "10.43.1.3:53"), Err(ErrorKind::PermissionDenied), "UDP from the node");
-        affinity(&mut objects, &mut planner, &mut target);
-        udp(&mut objects, &mut planner, &mut target);
-        assert_eq!(&target.observe().expect("observe"), planner.table());
+        meet::<Ipv4Addr>();
+        meet::<Ipv6Addr>();
     });
 }
 
-fn affinity(objects: &mut Objects, planner: &mut Planner, target: &mut ServiceTableTarget) {
+/// All of it by the addresses of one family.
+fn meet<A: Address>() {
+    let call = call::<A>;
+    let answerers = answerers::<A>;
+    let ask_udp = ask_udp::<A>;
+    let text = |address: &str| here::<A>(address).to_string();
+    let mut target = ServiceTableTarget::<A>::open().expect("open");
+    let actual = target.observe().expect("observe");
+    let mut planner = Planner::new(node("n1"), &actual);
+    let mut objects = world();
+    target.apply(&planner.update(&objects.snapshot()).ops).expect("apply");
+
+    let all = names(&["a", "b", "c"]);
+    assert_eq!(answerers(Some("a"), "10.43.1.1:80", 60), all, "from a Pod");
+    assert_eq!(answerers(None, "10.43.1.1:80", 60), all, "from the node");
+    assert_eq!(answerers(Some("client"), "192.168.9.1:30080", 60), all, "node port");
+    assert_eq!(answerers(None, "192.168.9.1:30080", 60), all, "node port from the node");
+    let source = |namespace: &str, to: &str| call(Some(namespace), to).expect("an answer").1;
+    assert_eq!(source("a", "10.43.1.4:80"), text("10.42.0.1"), "hairpin");
+    assert_eq!(source("b", "10.43.1.4:80"), text("10.42.0.3"), "a Pod keeps its address");
+    assert_ne!(source("client", "192.168.9.1:30080"), text("192.168.9.9"), "masqueraded");
+    for _ in 0..10 {
+        let answer = call(Some("client"), "192.168.9.1:30082").expect("an answer");
+        assert_eq!(answer, ("a".to_owned(), text("192.168.9.9")), "Local keeps the source");
+    }
+    assert_eq!(
+        answerers(Some("a"), "192.168.9.1:30082", 40),
+        names(&["a", "b"]),
+        "inside, Local is not meant"
+    );
+    assert_eq!(call(Some("client"), "192.168.9.1:30083"), Err(ErrorKind::TimedOut), "no local endpoint");
+
+    for to in ["10.43.1.3:80", "10.43.1.1:81", "10.43.77.77:80"] {
+        for from in [Some("a"), Some("client"), None] {
+            assert_eq!(call(from, to), Err(ErrorKind::ConnectionRefused), "{from:?} {to}");
+        }
+    }
+    assert_eq!(call(Some("client"), "192.168.9.1:30081"), Err(ErrorKind::ConnectionRefused));
+    assert_eq!(call(None, "127.0.0.1:30080"), Err(ErrorKind::ConnectionRefused), "never on localhost");
+    for from in [Some("a"), Some("client")] {
+        assert_eq!(ask_udp(from, "10.43.1.3:53"), Err(ErrorKind::ConnectionRefused), "{from:?} UDP");
+    }
+    // The kernel tells a local sender whose packet is rejected this way.
+    assert_eq!(ask_udp(None, "10.43.1.3:53"), Err(ErrorKind::PermissionDenied), "UDP from the node");
+    affinity(&mut objects, &mut planner, &mut target);
+    udp(&mut objects, &mut planner, &mut target);
+    assert_eq!(&target.observe().expect("observe"), planner.table());
+}
+
+fn affinity<A: Address>(objects: &mut Objects, planner: &mut Planner<A>, target: &mut ServiceTableTarget<A>) {
+    let answerers = answerers::<A>;
     let first = answerers(Some("client"), "10.43.1.2:80", 20);
     assert_eq!(first.len(), 1, "one endpoint for one client");
     let pods = [("a", "10.42.0.2"), ("b", "10.42.0.3"), ("c", "10.42.0.4")];
@@ -231,14 +286,14 @@ fn affinity(objects: &mut Objects, planner: &mut Planner, target: &mut ServiceTa
     assert_ne!(first, second);
 }
 
-fn udp(objects: &mut Objects, planner: &mut Planner, target: &mut ServiceTableTarget) {
+fn udp<A: Address>(objects: &mut Objects, planner: &mut Planner<A>, target: &mut ServiceTableTarget<A>) {
     let (ask, questions) = mpsc::channel::<()>();
     let (answer, answers) = mpsc::channel();
     let file = std::fs::File::open("/run/netns/a").expect("namespace");
     let client = std::thread::spawn(move || {
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter");
-        let socket = UdpSocket::bind("0.0.0.0:4444").expect("bind");
-        socket.connect("10.43.1.1:53").expect("connect");
+        let socket = UdpSocket::bind((any::<A>(), 4444)).expect("bind");
+        socket.connect(at::<A>("10.43.1.1:53")).expect("connect");
         socket.set_read_timeout(Some(WAIT)).expect("timeout");
         for () in questions {
             let mut buffer = [0; 64];

@@ -76,6 +76,11 @@ impl ClusterConfig {
         nth(self.service_cidrs.first()?, 10)
     }
 
+    /// The addresses of cluster DNS: the tenth of each service network.
+    pub fn dns_addresses(&self) -> Vec<IpAddr> {
+        self.service_cidrs.iter().filter_map(|net| nth(net, 10)).collect()
+    }
+
     /// The address of the Service `default/kubernetes`: the first of the first service network.
     pub fn api_address(&self) -> Option<IpAddr> {
         nth(self.service_cidrs.first()?, 1)

@@ -1,16 +1,17 @@
 //! Flows that the kernel's connection tracking remembers.
 
-use std::net::SocketAddrV4;
+use crate::family::Endpoint;
+use std::net::Ipv4Addr;
 
 /// A UDP flow as conntrack remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UdpFlow {
+pub struct UdpFlow<A = Ipv4Addr> {
     /// The client as it sent.
-    pub source: SocketAddrV4,
+    pub source: Endpoint<A>,
     /// Where the client sent to.
-    pub destination: SocketAddrV4,
+    pub destination: Endpoint<A>,
     /// Who answers it.
-    pub reply_source: SocketAddrV4,
+    pub reply_source: Endpoint<A>,
     /// Where answers go.
-    pub reply_destination: SocketAddrV4,
+    pub reply_destination: Endpoint<A>,
 }

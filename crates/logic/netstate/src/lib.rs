@@ -1,5 +1,6 @@
 //! Typed links, addresses, routes, neighbours, nft tables and map elements.
 
+pub mod family;
 pub mod flow;
 pub mod link;
 pub mod nft;

@@ -1,4 +1,4 @@
-//! The service table: one nftables table of ours, `ip minisvc`, as values.
+//! The service table: one nftables table of ours for each family, `ip minisvc` and `ip6 minisvc`, as values.
 //!
 //! - [`element`]: everything that changes, as sorted map elements ([`ServiceTable`]).
 //! - [`schema`]: the named sets and maps that hold the elements.
@@ -12,8 +12,9 @@
 //! and refuses what is addressed to the service network but is no frontend. Packets of known connections leave at the
 //! first rule.
 //!
-//! Invariants: a rule is within what nft 1.0.6 can list and load; a packet that is not for a Service keeps its mark;
-//! IPv4 only.
+//! Invariants: a rule is within what nft 1.0.6 can list and load (but for IPv6's chains of session affinity: it lists them,
+//! and aborts when it is to load an update of a map by keys of more than 16 bytes); a packet that is not for a Service keeps its mark; the
+//! two tables have the same chains and maps, and differ in what an address is.
 
 pub mod element;
 pub mod rules;

@@ -4,19 +4,19 @@
 //! if the flow is older than the Service. In: the table and a flow. Out: whether the kernel should forget it.
 
 use minisvc_netstate::{
+    family::{Address, Endpoint},
     flow::UdpFlow,
     nft::{
         Frontend, Key, Protocol, ServiceTable, Value,
         element::{BY_RANGE, BY_SOURCE, class_and_set},
     },
 };
-use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Whether the flow's destination is a Service's, and its answers come from no endpoint of that.
 ///
 /// Also true for Services without any endpoint: their clients are to be refused, not left waiting.
-pub fn udp_flow_is_stale(table: &ServiceTable, flow: &UdpFlow) -> bool {
-    let (address, port) = (*flow.destination.ip(), flow.destination.port());
+pub fn udp_flow_is_stale<A: Address>(table: &ServiceTable<A>, flow: &UdpFlow<A>) -> bool {
+    let Endpoint { address, port } = flow.destination;
     let frontend = Frontend { address, protocol: Protocol::Udp, port };
     match entry(table, address, frontend) {
         Some(mark) => !leads_to(table, frontend, mark, flow.reply_source),
@@ -24,7 +24,7 @@ pub fn udp_flow_is_stale(table: &ServiceTable, flow: &UdpFlow) -> bool {
     }
 }
 
-fn entry(table: &ServiceTable, address: Ipv4Addr, frontend: Frontend) -> Option<u32> {
+fn entry<A: Address>(table: &ServiceTable<A>, address: A, frontend: Frontend<A>) -> Option<u32> {
     if let Some(Value::Mark(mark)) = table.get(&Key::Frontend(frontend)) {
         return Some(*mark);
     }
@@ -35,8 +35,13 @@ fn entry(table: &ServiceTable, address: Ipv4Addr, frontend: Frontend) -> Option<
     }
 }
 
-fn leads_to(table: &ServiceTable, frontend: Frontend, mark: u32, endpoint: SocketAddrV4) -> bool {
-    let next = |key: Key| match table.get(&key) {
+fn leads_to<A: Address>(
+    table: &ServiceTable<A>,
+    frontend: Frontend<A>,
+    mark: u32,
+    endpoint: Endpoint<A>,
+) -> bool {
+    let next = |key: Key<A>| match table.get(&key) {
         Some(Value::Mark(mark)) => leads_to(table, frontend, *mark, endpoint),
         _ => false,
     };

@@ -8,11 +8,11 @@
 use crate::plan::NodeView;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use minisvc_apimachinery::ObjectKey;
-use minisvc_netstate::nft::{Protocol, element::ENDPOINTS_MAX};
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+use minisvc_netstate::{
+    family::{self, Address},
+    nft::{Protocol, element::ENDPOINTS_MAX},
 };
+use std::collections::BTreeMap;
 
 /// The label that names the Service of an EndpointSlice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -37,25 +37,25 @@ struct Candidate {
 
 /// The endpoints of a port, by policy, sorted by address and port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Endpoints {
+pub struct Endpoints<A> {
     /// For policy `Cluster`.
-    pub cluster: Vec<SocketAddrV4>,
+    pub cluster: Vec<family::Endpoint<A>>,
     /// For policy `Local`: on this node.
-    pub local: Vec<SocketAddrV4>,
+    pub local: Vec<family::Endpoint<A>>,
     /// Whether more endpoints than a set can hold were left out.
     pub truncated: bool,
 }
 
 /// Sorts out the endpoints of the port with this name and protocol.
-pub fn endpoints<'a>(
+pub fn endpoints<'a, A: Address>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port_name: &str,
     protocol: Protocol,
     node: &NodeView,
-) -> Endpoints {
-    let mut candidates: BTreeMap<SocketAddrV4, Candidate> = BTreeMap::new();
+) -> Endpoints<A> {
+    let mut candidates: BTreeMap<family::Endpoint<A>, Candidate> = BTreeMap::new();
     for slice in slices {
-        if slice.address_type != "IPv4" {
+        if slice.address_type != A::FAMILY.name() {
             continue;
         }
         let ports = slice.ports.iter().flatten().filter(|port| {
@@ -66,7 +66,7 @@ pub fn endpoints<'a>(
             for endpoint in &slice.endpoints {
                 let Some(address) = address(endpoint) else { continue };
                 // The same endpoint may be in two slices for a moment: what either says holds.
-                let known = candidates.entry(SocketAddrV4::new(address, port)).or_default();
+                let known = candidates.entry(family::Endpoint { address, port }).or_default();
                 let seen = candidate(endpoint, node);
                 known.ready |= seen.ready;
                 known.serving_terminating |= seen.serving_terminating;
@@ -81,17 +81,17 @@ pub fn endpoints<'a>(
     let local = usable(&candidates, |candidate| candidate.local);
     let max = usize::from(ENDPOINTS_MAX);
     let truncated = cluster.len() > max || local.len() > max;
-    let cut = |mut endpoints: Vec<SocketAddrV4>| {
+    let cut = |mut endpoints: Vec<family::Endpoint<A>>| {
         endpoints.truncate(max);
         endpoints
     };
     Endpoints { cluster: cut(cluster), local: cut(local), truncated }
 }
 
-fn usable(
-    candidates: &BTreeMap<SocketAddrV4, Candidate>,
+fn usable<A: Address>(
+    candidates: &BTreeMap<family::Endpoint<A>, Candidate>,
     wanted: impl Fn(&Candidate) -> bool,
-) -> Vec<SocketAddrV4> {
+) -> Vec<family::Endpoint<A>> {
     let with = |state: fn(&Candidate) -> bool| -> Vec<_> {
         candidates.iter().filter(|(_, c)| wanted(c) && state(c)).map(|(endpoint, _)| *endpoint).collect()
     };
@@ -100,7 +100,7 @@ fn usable(
 }
 
 /// Which ready endpoints are meant for this node: those kept for it, else those kept for its zone, else all.
-fn preference(candidates: &BTreeMap<SocketAddrV4, Candidate>) -> fn(&Candidate) -> bool {
+fn preference<A: Address>(candidates: &BTreeMap<family::Endpoint<A>, Candidate>) -> fn(&Candidate) -> bool {
     let kept = |hint: fn(&Candidate) -> Option<bool>| {
         let ready = || candidates.values().filter(|candidate| candidate.ready).map(hint);
         ready().all(|hint| hint.is_some()) && ready().any(|hint| hint == Some(true))
@@ -133,24 +133,18 @@ fn candidate(endpoint: &Endpoint, node: &NodeView) -> Candidate {
 }
 
 /// The address of an endpoint, if it is one a packet may be sent to.
-fn address(endpoint: &Endpoint) -> Option<Ipv4Addr> {
-    let address: Ipv4Addr = endpoint.addresses.first()?.parse().ok()?;
-    let reserved = address.is_loopback()
-        || address.is_unspecified()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast();
-    (!reserved).then_some(address)
+fn address<A: Address>(endpoint: &Endpoint) -> Option<A> {
+    endpoint.addresses.first()?.parse().ok().filter(|address: &A| !address.is_reserved())
 }
 
 /// The addresses that may be Pods of this node: on it, or nobody says where.
-pub fn addresses_maybe_here<'a>(
+pub fn addresses_maybe_here<'a, A: Address>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     node_name: &str,
-) -> impl Iterator<Item = Ipv4Addr> {
+) -> impl Iterator<Item = A> {
     slices
         .into_iter()
-        .filter(|slice| slice.address_type == "IPv4")
+        .filter(|slice| slice.address_type == A::FAMILY.name())
         .flat_map(|slice| &slice.endpoints)
         .filter(move |endpoint| endpoint.node_name.as_deref().is_none_or(|name| name == node_name))
         .filter_map(address)

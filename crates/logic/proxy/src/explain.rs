@@ -12,10 +12,11 @@ use crate::{
     service::view,
     trace,
 };
-use ipnet::Ipv4Net;
 use minisvc_apimachinery::{ObjectKey, Snapshot};
-use minisvc_netstate::nft::{Class, Connection, Frontend, Packet, Step, Verdict};
-use std::net::SocketAddrV4;
+use minisvc_netstate::{
+    family::{Address, Endpoint, Network},
+    nft::{Class, Connection, Frontend, Packet, Step, Verdict},
+};
 
 /// By which of its addresses a Service was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub enum Entry {
 
 /// The Service a packet is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Matched {
+pub struct Matched<A: Address> {
     /// Its key.
     pub service: ObjectKey,
     /// The port of the Service.
@@ -46,16 +47,16 @@ pub struct Matched {
     /// `spec.trafficDistribution`, where it counts: endpoints may be kept for nodes or zones.
     pub distribution: Option<String>,
     /// Who may use the load balancer's address; None: everybody.
-    pub source_ranges: Option<Vec<Ipv4Net>>,
+    pub source_ranges: Option<Vec<A::Net>>,
     /// For how many idle seconds a client keeps its endpoint.
     pub affinity_s: Option<u32>,
 }
 
 /// An endpoint that a packet may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct Choice<A> {
     /// Which one.
-    pub endpoint: SocketAddrV4,
+    pub endpoint: Endpoint<A>,
     /// Its source becomes the node's address.
     pub masquerade: bool,
     /// Of [`Outcome::Endpoints`]' picks, how many lead here.
@@ -77,7 +78,7 @@ pub enum Reason {
 
 /// What becomes of the packet on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<A> {
     /// It goes on as it is.
     Pass {
         /// Its source becomes the node's address if it leaves the node.
@@ -86,7 +87,7 @@ pub enum Outcome {
     /// It goes to one of these endpoints.
     Endpoints {
         /// Each, by address.
-        choices: Vec<Choice>,
+        choices: Vec<Choice<A>>,
         /// How many equally likely picks there are.
         picks: u32,
     },
@@ -98,17 +99,17 @@ pub enum Outcome {
 
 /// The whole of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
+pub struct Explanation<A: Address> {
     /// The Service it is for, if it is for one.
-    pub matched: Option<Matched>,
+    pub matched: Option<Matched<A>>,
     /// What becomes of it.
-    pub outcome: Outcome,
+    pub outcome: Outcome<A>,
     /// Rules that matched, in order; of several endpoints, those for the first.
     pub steps: Vec<Step>,
 }
 
 /// Explains a packet. `planner` must have been updated with `snapshot`.
-pub fn explain(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Explanation {
+pub fn explain<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &Packet<A>) -> Explanation<A> {
     let walk = |random| trace(planner.table(), packet, &Connection { random, remembered: None });
     let first = walk(0);
     let matched = matched(planner, snapshot, packet);
@@ -121,7 +122,7 @@ pub fn explain(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Expla
             // The chain that picks says among how many.
             let class = first.steps.iter().find_map(|step| Class::from_chain(&step.chain));
             let picks = class.map_or(1, |class| u32::from(class.endpoints));
-            let mut choices: Vec<Choice> = Vec::new();
+            let mut choices: Vec<Choice<A>> = Vec::new();
             for verdict in (0..picks).map(|random| walk(random).verdict) {
                 let Verdict::Endpoint { endpoint, masquerade } = verdict else { continue };
                 match choices.iter_mut().find(|choice| choice.endpoint == endpoint) {
@@ -136,7 +137,7 @@ pub fn explain(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Expla
 }
 
 /// A source that is in the ranges was let through to another chain; the rest is the Local policy.
-fn dropped(matched: Option<&Matched>, steps: &[Step]) -> Reason {
+fn dropped<A: Address>(matched: Option<&Matched<A>>, steps: &[Step]) -> Reason {
     let ranged = matched.is_some_and(|matched| matched.source_ranges.is_some());
     let refused =
         steps.iter().filter(|step| step.chain == "by_range").any(|step| !step.rule.contains("goto"));
@@ -144,19 +145,22 @@ fn dropped(matched: Option<&Matched>, steps: &[Step]) -> Reason {
 }
 
 /// The place that a packet is sent to, if a Service owns one there.
-fn place<'a>(planner: &'a Planner, packet: &Packet) -> Option<(Place, &'a ObjectKey, &'a ServicePlan)> {
+fn place<'a, A: Address>(
+    planner: &'a Planner<A>,
+    packet: &Packet<A>,
+) -> Option<(Place<A>, &'a ObjectKey, &'a ServicePlan<A>)> {
     let Packet { destination: address, protocol, port, .. } = *packet;
     let mut places = vec![Place::Address(Frontend { address, protocol, port })];
-    if planner.node().addresses_v4().any(|own| own == address) {
+    if planner.node().addresses_of().any(|own: A| own == address) {
         places.push(Place::NodePort(protocol, port));
     }
     places.into_iter().find_map(|place| planner.owner(&place).map(|(key, plan)| (place, key, plan)))
 }
 
-fn matched(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Option<Matched> {
+fn matched<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &Packet<A>) -> Option<Matched<A>> {
     let (place, key, plan) = place(planner, packet)?;
     let service = snapshot.services.get(key)?;
-    let view = view(service, &mut Vec::new())?;
+    let view = view::<A>(service, &mut Vec::new())?;
     let entry = match place {
         Place::NodePort(..) => Entry::NodePort,
         Place::Address(frontend) if view.cluster_ips.contains(&frontend.address) => Entry::ClusterIp,
@@ -167,7 +171,7 @@ fn matched(planner: &Planner, snapshot: &Snapshot, packet: &Packet) -> Option<Ma
         port.protocol == packet.protocol && number == Some(packet.port)
     })?;
     let inside =
-        packet.from_node || planner.node().cluster_networks().iter().any(|net| net.contains(&packet.source));
+        packet.from_node || planner.node().cluster_networks::<A>().iter().any(|net| net.holds(packet.source));
     let local = match entry {
         Entry::ClusterIp => view.internal_local,
         // Who is inside already reaches every endpoint.

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use minisvc_apimachinery::{ObjectKey, Snapshot};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// Nodes with this label hold addresses only if no other node can.
@@ -19,33 +19,34 @@ pub fn load_balancer_addresses_of(node_name: &str, snapshot: &Snapshot) -> BTree
     balanced(snapshot)
         .into_iter()
         .filter(|(address, services)| holder_of(*address, services, snapshot).as_deref() == Some(node_name))
-        .map(|(address, _)| IpAddr::V4(address))
+        .map(|(address, _)| address)
         .collect()
 }
 
 /// The node that holds an address; None if no Service has it, or no Ready node may answer for it.
 pub fn lb_holder(address: IpAddr, snapshot: &Snapshot) -> Option<String> {
-    let IpAddr::V4(address) = address else { return None };
     let services = balanced(snapshot).remove(&address)?;
     holder_of(address, &services, snapshot)
 }
 
 /// The Services of type LoadBalancer by their addresses.
-fn balanced(snapshot: &Snapshot) -> BTreeMap<Ipv4Addr, Vec<(&ObjectKey, &Service)>> {
+fn balanced(snapshot: &Snapshot) -> BTreeMap<IpAddr, Vec<(&ObjectKey, &Service)>> {
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (key, service) in &snapshot.services {
         let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
         if kind != Some("LoadBalancer") {
             continue;
         }
-        for address in load_balancer_ips(service, &mut Vec::new()) {
+        let v4 = load_balancer_ips::<Ipv4Addr>(service, &mut Vec::new()).into_iter().map(IpAddr::from);
+        let v6 = load_balancer_ips::<Ipv6Addr>(service, &mut Vec::new()).into_iter().map(IpAddr::from);
+        for address in v4.chain(v6) {
             found.entry(address).or_default().push((key, &**service));
         }
     }
     found
 }
 
-fn holder_of(address: Ipv4Addr, services: &[(&ObjectKey, &Service)], snapshot: &Snapshot) -> Option<String> {
+fn holder_of(address: IpAddr, services: &[(&ObjectKey, &Service)], snapshot: &Snapshot) -> Option<String> {
     let mut ready: Vec<(&str, bool)> = snapshot
         .nodes
         .iter()
@@ -102,8 +103,12 @@ fn nodes_with_endpoints<'a>(service: &ObjectKey, snapshot: &'a Snapshot) -> BTre
 }
 
 /// FNV-1a with a final mix: the same on every node and in every version.
-fn score(address: Ipv4Addr, node: &str) -> u64 {
-    let bytes = address.octets().into_iter().chain(node.bytes());
+fn score(address: IpAddr, node: &str) -> u64 {
+    let octets = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let bytes = octets.into_iter().chain(node.bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

@@ -3,9 +3,12 @@
 //! Invariants: no two sets, and no two classes, have the same number; a plain class has its number of endpoints as
 //! its number, so that a mark can be read by a person.
 
-use minisvc_netstate::nft::{
-    Class, Frontend, Key, ServiceTable, Value,
-    element::{SETS_MAX, STICKY_CLASSES, class_and_set},
+use minisvc_netstate::{
+    family::Address,
+    nft::{
+        Class, Frontend, Key, ServiceTable, Value,
+        element::{SETS_MAX, STICKY_CLASSES, class_and_set},
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,27 +25,27 @@ pub enum Role {
 
 /// A frontend of either kind, as in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum At {
+pub enum At<A> {
     /// Address and port.
-    Address(Frontend),
+    Address(Frontend<A>),
     /// Node port.
     NodePort(minisvc_netstate::nft::Protocol, u16),
 }
 
 /// The numbers of sets.
-#[derive(Clone, Debug, Default)]
-pub struct SetNumbers {
+#[derive(Clone, Debug)]
+pub struct SetNumbers<A> {
     used: BTreeSet<u32>,
     /// Below this, numbers not in `used` are in `free`.
     next: u32,
     free: BTreeSet<u32>,
     /// Of the table found at the start: numbers by frontend, dropped after the first plan.
-    found: BTreeMap<(At, Role), u32>,
+    found: BTreeMap<(At<A>, Role), u32>,
 }
 
-impl SetNumbers {
+impl<A: Address> SetNumbers<A> {
     /// Remembers the numbers of a table for [`SetNumbers::recover`].
-    pub fn of(table: &ServiceTable) -> Self {
+    pub fn of(table: &ServiceTable<A>) -> Self {
         let mut found = BTreeMap::new();
         for (key, value) in table {
             let Value::Mark(mark) = value else { continue };
@@ -58,11 +61,11 @@ impl SetNumbers {
             };
             found.insert(at, number);
         }
-        Self { found, next: 1, ..Self::default() }
+        Self { found, next: 1, used: BTreeSet::new(), free: BTreeSet::new() }
     }
 
     /// The number that the set had in the table found at the start, by any of its frontends.
-    pub fn recover(&mut self, frontends: impl IntoIterator<Item = (At, Role)>) -> Option<u32> {
+    pub fn recover(&mut self, frontends: impl IntoIterator<Item = (At<A>, Role)>) -> Option<u32> {
         let number = frontends
             .into_iter()
             .filter_map(|frontend| self.found.get(&frontend))
@@ -112,7 +115,7 @@ pub struct ClassNumbers {
 
 impl ClassNumbers {
     /// Remembers the numbers of a table.
-    pub fn of(table: &ServiceTable) -> Self {
+    pub fn of<A: Address>(table: &ServiceTable<A>) -> Self {
         let found = table.iter().filter_map(|(key, value)| match (key, value) {
             (Key::Class(number), Value::Class(class)) => Some((*class, *number)),
             _ => None,

@@ -5,14 +5,17 @@ use crate::{
     numbers::{At, Role},
     service::{PortView, ServiceView, reject, view},
 };
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, service_cidr::extended};
-use minisvc_netstate::nft::{Class, Frontend, Protocol};
+use minisvc_netstate::{
+    family::{Address, Endpoint, Network},
+    nft::{Class, Frontend, Protocol},
+};
 use minisvc_reconcile::Rejection;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::IpAddr,
 };
 
 /// The label that says a node's zone.
@@ -44,47 +47,34 @@ impl NodeView {
         }
     }
 
-    /// The IPv4 addresses node ports answer on; never one of the loopback.
-    pub fn addresses_v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        self.addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(*address),
-            _ => None,
-        })
+    /// The addresses of a family that node ports answer on; never one of the loopback.
+    pub fn addresses_of<A: Address>(&self) -> impl Iterator<Item = A> + '_ {
+        self.addresses.iter().filter_map(|address| A::of(*address)).filter(|address| !address.is_reserved())
     }
 
-    /// The IPv4 networks of Pods.
-    pub fn cluster_networks(&self) -> Vec<Ipv4Net> {
-        networks(&self.cluster.cluster_cidrs)
+    /// The networks of Pods of a family.
+    pub fn cluster_networks<A: Address>(&self) -> Vec<A::Net> {
+        networks::<A>(&self.cluster.cluster_cidrs)
     }
 
-    /// The IPv4 networks of virtual addresses.
-    pub fn service_networks(&self) -> Vec<Ipv4Net> {
-        networks(&self.cluster.service_cidrs)
+    /// The networks of virtual addresses of a family.
+    pub fn service_networks<A: Address>(&self) -> Vec<A::Net> {
+        networks::<A>(&self.cluster.service_cidrs)
     }
 
-    /// The cluster DNS address, which every node answers itself.
-    pub fn dns_address(&self) -> Option<Ipv4Addr> {
-        match self.cluster.dns_address() {
-            Some(IpAddr::V4(address)) => Some(address),
-            _ => None,
-        }
+    /// The cluster DNS address of a family, which every node answers itself.
+    pub fn dns_address<A: Address>(&self) -> Option<A> {
+        self.cluster.dns_addresses().into_iter().find_map(A::of)
     }
 
-    fn in_pool(&self, address: Ipv4Addr) -> bool {
-        let address = IpAddr::V4(address);
+    fn in_pool(&self, address: IpAddr) -> bool {
         self.cluster.load_balancer_pool.iter().any(|range| (range.first..=range.last).contains(&address))
     }
 }
 
-fn networks(nets: &[IpNet]) -> Vec<Ipv4Net> {
-    let v4: Vec<_> = nets
-        .iter()
-        .filter_map(|net| match net {
-            IpNet::V4(net) => Some(net.trunc()),
-            IpNet::V6(_) => None,
-        })
-        .collect();
-    Ipv4Net::aggregate(&v4)
+fn networks<A: Address>(nets: &[IpNet]) -> Vec<A::Net> {
+    let nets: Vec<A::Net> = nets.iter().filter_map(|net| A::net(*net)).collect();
+    A::Net::merged(&nets)
 }
 
 /// Which of a port's endpoints a set holds.
@@ -101,14 +91,14 @@ pub type SetName = (Protocol, u16, Scope);
 
 /// An endpoint set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointSet {
+pub struct EndpointSet<A> {
     /// Never empty, sorted.
-    pub endpoints: Vec<SocketAddrV4>,
+    pub endpoints: Vec<Endpoint<A>>,
     /// Session affinity in seconds.
     pub affinity_s: Option<u32>,
 }
 
-impl EndpointSet {
+impl<A> EndpointSet<A> {
     /// How an endpoint is picked.
     pub fn class(&self) -> Class {
         let endpoints = u16::try_from(self.endpoints.len()).unwrap_or(u16::MAX);
@@ -118,9 +108,9 @@ impl EndpointSet {
 
 /// Where a Service answers. Two Services cannot have the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Place<A> {
     /// An address and port.
-    Address(Frontend),
+    Address(Frontend<A>),
     /// A port of every node.
     NodePort(Protocol, u16),
 }
@@ -138,35 +128,49 @@ pub enum Target {
 
 /// How a place answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FrontendPlan {
+pub struct FrontendPlan<A: Address> {
     /// For Pods and nodes.
     pub internal: Target,
     /// For everybody else.
     pub external: Target,
     /// For load balancer addresses: who may come; None: everybody.
-    pub source_ranges: Option<Vec<Ipv4Net>>,
+    pub source_ranges: Option<Vec<A::Net>>,
     /// Whether clients from outside get the node's address as source.
     pub masquerade: bool,
 }
 
 /// What one Service wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServicePlan {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePlan<A: Address> {
     /// Age for conflicts: the older Service keeps a place. Seconds since the epoch.
     pub created_s: i64,
     /// Endpoint sets by name.
-    pub sets: BTreeMap<SetName, EndpointSet>,
+    pub sets: BTreeMap<SetName, EndpointSet<A>>,
     /// Frontends by place.
-    pub frontends: BTreeMap<Place, FrontendPlan>,
+    pub frontends: BTreeMap<Place<A>, FrontendPlan<A>>,
     /// Pod addresses that may reach themselves through the Service.
-    pub hairpin: BTreeSet<Ipv4Addr>,
+    pub hairpin: BTreeSet<A>,
     /// Load balancer addresses whose other ports are refused.
-    pub load_balancer_ips: BTreeSet<Ipv4Addr>,
+    pub load_balancer_ips: BTreeSet<A>,
     /// What was left out, and why.
     pub rejected: Vec<Rejection>,
 }
 
-impl ServicePlan {
+/// Not derived: that would ask a default of the address.
+impl<A: Address> Default for ServicePlan<A> {
+    fn default() -> Self {
+        Self {
+            created_s: 0,
+            sets: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            hairpin: BTreeSet::new(),
+            load_balancer_ips: BTreeSet::new(),
+            rejected: Vec::new(),
+        }
+    }
+}
+
+impl<A: Address> ServicePlan<A> {
     /// Whether it has a UDP port, whose flows the kernel remembers.
     pub fn has_udp(&self) -> bool {
         self.frontends.keys().any(|place| match place {
@@ -176,7 +180,7 @@ impl ServicePlan {
     }
 
     /// The sets that the places it owns lead to.
-    pub fn used_sets(&self, owned: &[Place]) -> BTreeSet<SetName> {
+    pub fn used_sets(&self, owned: &[Place<A>]) -> BTreeSet<SetName> {
         owned
             .iter()
             .filter_map(|place| self.frontends.get(place))
@@ -189,11 +193,11 @@ impl ServicePlan {
     }
 
     /// Where in a table the mark of a set stands.
-    pub fn roles(&self, owned: &[Place], name: SetName, node_addresses: &[Ipv4Addr]) -> Vec<(At, Role)> {
+    pub fn roles(&self, owned: &[Place<A>], name: SetName, node_addresses: &[A]) -> Vec<(At<A>, Role)> {
         let mut roles = Vec::new();
         for place in owned {
             let Some(frontend) = self.frontends.get(place) else { continue };
-            let here: Vec<Frontend> = match *place {
+            let here: Vec<Frontend<A>> = match *place {
                 Place::Address(frontend) => vec![frontend],
                 Place::NodePort(protocol, port) => node_addresses
                     .iter()
@@ -217,15 +221,16 @@ impl ServicePlan {
 }
 
 /// Plans one Service.
-pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &NodeView) -> ServicePlan {
+pub fn plan<A: Address>(service: &Service, slices: &[&EndpointSlice], node: &NodeView) -> ServicePlan<A> {
     let mut plan = ServicePlan {
         created_s: service.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
         ..ServicePlan::default()
     };
-    let Some(view) = view(service, &mut plan.rejected) else { return plan };
+    let Some(view) = view::<A>(service, &mut plan.rejected) else { return plan };
     plan.hairpin = addresses_maybe_here(slices.iter().copied(), &node.name).collect();
     let load_balancer_ips = usable_load_balancer_ips(service, &view, node, &mut plan.rejected);
-    plan.load_balancer_ips = load_balancer_ips.iter().copied().filter(|ip| node.in_pool(*ip)).collect();
+    plan.load_balancer_ips =
+        load_balancer_ips.iter().copied().filter(|ip| node.in_pool((*ip).into())).collect();
     for port in &view.ports {
         let found = endpoints(slices.iter().copied(), &port.name, port.protocol, node);
         if found.truncated {
@@ -237,16 +242,16 @@ pub fn plan(service: &Service, slices: &[&EndpointSlice], node: &NodeView) -> Se
     plan
 }
 
-fn usable_load_balancer_ips(
+fn usable_load_balancer_ips<A: Address>(
     service: &Service,
-    view: &ServiceView,
+    view: &ServiceView<A>,
     node: &NodeView,
     rejected: &mut Vec<Rejection>,
-) -> Vec<Ipv4Addr> {
-    let mut taken = node.service_networks();
-    taken.extend(node.cluster_networks());
-    let (bad, good): (Vec<Ipv4Addr>, Vec<Ipv4Addr>) =
-        view.load_balancer_ips.iter().partition(|ip| taken.iter().any(|net| net.contains(*ip)));
+) -> Vec<A> {
+    let mut taken = node.service_networks::<A>();
+    taken.extend(node.cluster_networks::<A>());
+    let (bad, good): (Vec<A>, Vec<A>) =
+        view.load_balancer_ips.iter().partition(|ip| taken.iter().any(|net| net.holds(**ip)));
     for ip in bad {
         let message = format!("status.loadBalancer.ingress: {ip} is in the cluster's own networks");
         rejected.push(reject(service, "InvalidAddress", message));
@@ -254,12 +259,12 @@ fn usable_load_balancer_ips(
     good
 }
 
-fn plan_port(
-    plan: &mut ServicePlan,
-    view: &ServiceView,
+fn plan_port<A: Address>(
+    plan: &mut ServicePlan<A>,
+    view: &ServiceView<A>,
     port: &PortView,
-    found: &Endpoints,
-    load_balancer_ips: &[Ipv4Addr],
+    found: &Endpoints<A>,
+    load_balancer_ips: &[A],
     node: &NodeView,
 ) {
     let set = |scope| (port.protocol, port.port, scope);
@@ -271,11 +276,11 @@ fn plan_port(
     } else {
         Target::Set(set(Scope::Local))
     };
-    let service_networks = node.service_networks();
+    let service_networks = node.service_networks::<A>();
     let internal = if view.internal_local { local } else { cluster };
     for address in view.cluster_ips.iter().filter(|ip| Some(**ip) != node.dns_address()) {
         let place = Place::Address(Frontend { address: *address, protocol: port.protocol, port: port.port });
-        let masquerade = !service_networks.iter().any(|net| net.contains(address));
+        let masquerade = !service_networks.iter().any(|net| net.holds(*address));
         let frontend = FrontendPlan { internal, external: internal, source_ranges: None, masquerade };
         plan.frontends.insert(place, frontend);
     }
@@ -313,10 +318,10 @@ fn plan_port(
 }
 
 /// A node that holds the address itself reaches it with that address as source: allowed if the node is.
-fn own_range(mut ranges: Vec<Ipv4Net>, address: Ipv4Addr, node: &NodeView) -> Vec<Ipv4Net> {
-    let node_allowed = node.addresses_v4().any(|own| ranges.iter().any(|range| range.contains(&own)));
+fn own_range<A: Address>(mut ranges: Vec<A::Net>, address: A, node: &NodeView) -> Vec<A::Net> {
+    let node_allowed = node.addresses_of().any(|own: A| ranges.iter().any(|range| range.holds(own)));
     if node_allowed {
-        ranges.push(Ipv4Net::from(address));
+        ranges.push(A::Net::single(address));
     }
-    Ipv4Net::aggregate(&ranges)
+    A::Net::merged(&ranges)
 }

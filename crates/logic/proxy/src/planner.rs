@@ -18,7 +18,10 @@ use claims::{Claim, rejection};
 use imbl::ordmap::DiffItem;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
-use minisvc_netstate::nft::{Class, Key, ServiceTable, Value, element::mark};
+use minisvc_netstate::{
+    family::Address,
+    nft::{Class, Key, ServiceTable, Value, element::mark},
+};
 use minisvc_reconcile::{Op, Planned, Rejection, diff};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,61 +29,71 @@ use std::{
 };
 
 /// What an update changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delta {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta<A: Address = Ipv4Addr> {
     /// Steps from the previous table to the new one: deletes first.
-    pub ops: Vec<Op<Key, Value>>,
+    pub ops: Vec<Op<Key<A>, Value<A>>>,
     /// Whether a Service with a UDP port was touched, so that remembered flows may be stale.
     pub udp: bool,
     /// Whether the list of rejected objects may be another.
     pub rejected: bool,
 }
 
-/// The table of a node.
+/// The table of a node, for one family.
 #[derive(Clone, Debug)]
-pub struct Planner {
+pub struct Planner<A: Address = Ipv4Addr> {
     node: NodeView,
-    node_addresses: Vec<Ipv4Addr>,
+    node_addresses: Vec<A>,
     services: Objects<Service>,
     slices: Objects<EndpointSlice>,
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    planned: BTreeMap<ObjectKey, Entry>,
-    claims: BTreeMap<Place, BTreeSet<Claim>>,
-    shared: BTreeMap<Key, usize>,
-    sets: SetNumbers,
+    planned: BTreeMap<ObjectKey, Entry<A>>,
+    claims: BTreeMap<Place<A>, BTreeSet<Claim>>,
+    shared: BTreeMap<Key<A>, usize>,
+    sets: SetNumbers<A>,
     classes: ClassNumbers,
-    table: ServiceTable,
+    table: ServiceTable<A>,
     started: bool,
 }
 
 /// A planned Service and what it put into the table.
-#[derive(Clone, Debug, Default)]
-struct Entry {
-    plan: ServicePlan,
+#[derive(Clone, Debug)]
+struct Entry<A: Address> {
+    plan: ServicePlan<A>,
     /// Number and class of each set in use.
     numbers: BTreeMap<SetName, (u32, Class)>,
     /// Elements of this Service alone.
-    elements: Vec<(Key, Value)>,
+    elements: Vec<(Key<A>, Value<A>)>,
     /// Conflicts and exhausted numbers.
     rejected: Vec<Rejection>,
 }
 
+impl<A: Address> Entry<A> {
+    fn new(plan: ServicePlan<A>) -> Self {
+        Self { plan, numbers: BTreeMap::new(), elements: Vec::new(), rejected: Vec::new() }
+    }
+}
+
 /// Changes to the table, last one wins.
-type Changes = BTreeMap<Key, Option<Value>>;
+type Changes<A> = BTreeMap<Key<A>, Option<Value<A>>>;
 
 /// The table of a node for a snapshot. `previous` is the table in the kernel, or an empty one: numbers of endpoint sets
 /// that are in it are kept.
-pub fn desired(snapshot: &Snapshot, node: &NodeView, previous: &ServiceTable) -> Planned<ServiceTable> {
+pub fn desired<A: Address>(
+    snapshot: &Snapshot,
+    node: &NodeView,
+    previous: &ServiceTable<A>,
+) -> Planned<ServiceTable<A>> {
     let mut planner = Planner::new(node.clone(), previous);
     planner.update(snapshot);
     Planned { rejected: planner.rejected(), desired: planner.table }
 }
 
-impl Planner {
+impl<A: Address> Planner<A> {
     /// A planner that starts from the table found in the kernel; the first update gives the steps from that.
-    pub fn new(node: NodeView, actual: &ServiceTable) -> Self {
+    pub fn new(node: NodeView, actual: &ServiceTable<A>) -> Self {
         Self {
-            node_addresses: node.addresses_v4().collect(),
+            node_addresses: node.addresses_of().collect(),
             node,
             services: Objects::new(),
             slices: Objects::new(),
@@ -96,14 +109,14 @@ impl Planner {
     }
 
     /// The table that the last update led to.
-    pub fn table(&self) -> &ServiceTable {
+    pub fn table(&self) -> &ServiceTable<A> {
         &self.table
     }
 
     /// The objects left out, sorted.
     pub fn rejected(&self) -> Vec<Rejection> {
         let of_entry =
-            |entry: &Entry| entry.plan.rejected.iter().chain(&entry.rejected).cloned().collect::<Vec<_>>();
+            |entry: &Entry<A>| entry.plan.rejected.iter().chain(&entry.rejected).cloned().collect::<Vec<_>>();
         let all: BTreeSet<_> = self.planned.values().flat_map(of_entry).collect();
         all.into_iter().collect()
     }
@@ -116,11 +129,11 @@ impl Planner {
     }
 
     /// Takes in a snapshot.
-    pub fn update(&mut self, snapshot: &Snapshot) -> Delta {
+    pub fn update(&mut self, snapshot: &Snapshot) -> Delta<A> {
         let touched = self.take_in(snapshot);
         let first = !self.started;
         if touched.is_empty() && !first {
-            return Delta::default();
+            return Delta { ops: Vec::new(), udp: false, rejected: false };
         }
         let previous = first.then(|| std::mem::take(&mut self.table));
         let mut changes = Changes::new();
@@ -201,7 +214,7 @@ impl Planner {
         &mut self,
         key: &ObjectKey,
         again: &mut BTreeSet<ObjectKey>,
-        changes: &mut Changes,
+        changes: &mut Changes<A>,
     ) -> bool {
         let new = self.services.get(key).map(|service| {
             let slices: Vec<&EndpointSlice> = self
@@ -231,7 +244,10 @@ impl Planner {
                 claims.insert((new.created_s, key.clone()));
             }
             self.share(&new, true, changes);
-            self.planned.entry(key.clone()).or_default().plan = new;
+            match self.planned.get_mut(key) {
+                Some(entry) => entry.plan = new,
+                None => drop(self.planned.insert(key.clone(), Entry::new(new))),
+            }
             again.insert(key.clone());
         } else {
             self.retract(key, changes);
@@ -243,7 +259,7 @@ impl Planner {
     }
 
     /// Counts the elements that several Services may need.
-    fn share(&mut self, plan: &ServicePlan, more: bool, changes: &mut Changes) {
+    fn share(&mut self, plan: &ServicePlan<A>, more: bool, changes: &mut Changes<A>) {
         let hairpin = plan.hairpin.iter().map(|address| Key::Hairpin(*address));
         let balancers = plan.load_balancer_ips.iter().map(|address| Key::LoadBalancerAddress(*address));
         for key in hairpin.chain(balancers) {
@@ -257,7 +273,7 @@ impl Planner {
     }
 
     /// Takes a Service's own elements out; its numbers stay.
-    fn retract(&mut self, key: &ObjectKey, changes: &mut Changes) {
+    fn retract(&mut self, key: &ObjectKey, changes: &mut Changes<A>) {
         if let Some(entry) = self.planned.get_mut(key) {
             for (key, _) in std::mem::take(&mut entry.elements) {
                 changes.insert(key, None);
@@ -294,7 +310,7 @@ impl Planner {
     }
 
     /// Gives back the numbers of a Service's sets that are not in `keep`.
-    fn release(&mut self, key: &ObjectKey, keep: &BTreeSet<SetName>, changes: &mut Changes) {
+    fn release(&mut self, key: &ObjectKey, keep: &BTreeSet<SetName>, changes: &mut Changes<A>) {
         let Some(entry) = self.planned.get_mut(key) else { return };
         let gone: Vec<_> = entry.numbers.keys().filter(|name| !keep.contains(name)).copied().collect();
         for name in gone {
@@ -308,7 +324,7 @@ impl Planner {
     }
 
     /// Puts a Service's elements in.
-    fn emit(&mut self, key: &ObjectKey, changes: &mut Changes) {
+    fn emit(&mut self, key: &ObjectKey, changes: &mut Changes<A>) {
         let (owned, lost) = self.places(key);
         let Some(plan) = self.planned.get(key).map(|entry| entry.plan.clone()) else { return };
         let used = plan.used_sets(&owned);
@@ -340,7 +356,13 @@ impl Planner {
     }
 
     /// The number of a set, with the class it has now.
-    fn number(&mut self, key: &ObjectKey, name: SetName, class: Class, changes: &mut Changes) -> Option<u32> {
+    fn number(
+        &mut self,
+        key: &ObjectKey,
+        name: SetName,
+        class: Class,
+        changes: &mut Changes<A>,
+    ) -> Option<u32> {
         let known = self.planned.get(key).and_then(|entry| entry.numbers.get(&name)).copied();
         if let Some((number, known)) = known
             && known == class
@@ -365,12 +387,14 @@ impl Planner {
             return None;
         };
         changes.insert(Key::Class(class_number), Some(Value::Class(class)));
-        self.planned.entry(key.clone()).or_default().numbers.insert(name, (number, class));
+        if let Some(entry) = self.planned.get_mut(key) {
+            entry.numbers.insert(name, (number, class));
+        }
         Some(number)
     }
 
     /// Applies changes to the table; the steps that really change it.
-    fn settle(&mut self, changes: Changes) -> Vec<Op<Key, Value>> {
+    fn settle(&mut self, changes: Changes<A>) -> Vec<Op<Key<A>, Value<A>>> {
         let (mut deletes, mut puts) = (Vec::new(), Vec::new());
         for (key, value) in changes {
             match value {

@@ -3,26 +3,29 @@
 //! In: a v1 Service. Out: what the proxy needs of it; what is malformed or not supported is left out with a reason.
 //! Headless Services and ExternalName have nothing for the proxy.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use minisvc_netstate::nft::{Protocol, element::AFFINITY_MAX_S};
+use minisvc_netstate::{
+    family::{Address, Network},
+    nft::{Protocol, element::AFFINITY_MAX_S},
+};
 use minisvc_reconcile::Rejection;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// Session affinity's timeout where none is given, in seconds.
 pub const AFFINITY_DEFAULT_S: u32 = 10_800;
 /// Most source ranges of a Service.
 const RANGES_MAX: usize = 1_000;
 
-/// What the proxy needs of a Service.
+/// What the proxy of one family needs of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceView {
-    /// Virtual addresses, IPv4 only.
-    pub cluster_ips: Vec<Ipv4Addr>,
+pub struct ServiceView<A: Address> {
+    /// Virtual addresses.
+    pub cluster_ips: Vec<A>,
     /// Load balancer addresses that the node translates (`ipMode: VIP`).
-    pub load_balancer_ips: Vec<Ipv4Addr>,
+    pub load_balancer_ips: Vec<A>,
     /// Who may use the load balancer addresses; None: everybody.
-    pub source_ranges: Option<Vec<Ipv4Net>>,
+    pub source_ranges: Option<Vec<A::Net>>,
     /// The ports, without malformed and double ones.
     pub ports: Vec<PortView>,
     /// `internalTrafficPolicy: Local`
@@ -59,7 +62,7 @@ pub fn reject(service: &Service, reason: &'static str, message: String) -> Rejec
 }
 
 /// Reads a Service; None if it has nothing for the proxy.
-pub fn view(service: &Service, rejected: &mut Vec<Rejection>) -> Option<ServiceView> {
+pub fn view<A: Address>(service: &Service, rejected: &mut Vec<Rejection>) -> Option<ServiceView<A>> {
     let spec = service.spec.as_ref()?;
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
     if kind == "ExternalName" || spec.cluster_ip.as_deref() == Some("None") {
@@ -75,7 +78,7 @@ pub fn view(service: &Service, rejected: &mut Vec<Rejection>) -> Option<ServiceV
     Some(ServiceView {
         cluster_ips: cluster_ips(service, spec, rejected),
         load_balancer_ips: if balanced { load_balancer_ips(service, rejected) } else { Vec::new() },
-        source_ranges: if balanced { source_ranges(service, spec, rejected) } else { None },
+        source_ranges: if balanced { source_ranges::<A>(service, spec, rejected) } else { None },
         ports: ports(service, spec, external, rejected),
         internal_local: local(&spec.internal_traffic_policy),
         external_local: external && local(&spec.external_traffic_policy),
@@ -83,16 +86,7 @@ pub fn view(service: &Service, rejected: &mut Vec<Rejection>) -> Option<ServiceV
     })
 }
 
-/// Whether an address may be a Service's: not one that means something else to every host.
-fn virtual_address(address: Ipv4Addr) -> bool {
-    !(address.is_loopback()
-        || address.is_unspecified()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_link_local())
-}
-
-fn cluster_ips(service: &Service, spec: &ServiceSpec, rejected: &mut Vec<Rejection>) -> Vec<Ipv4Addr> {
+fn cluster_ips<A: Address>(service: &Service, spec: &ServiceSpec, rejected: &mut Vec<Rejection>) -> Vec<A> {
     let mut given: Vec<&String> = spec.cluster_ips.iter().flatten().collect();
     if given.is_empty() {
         given.extend(spec.cluster_ip.iter().filter(|ip| !ip.is_empty()));
@@ -101,7 +95,7 @@ fn cluster_ips(service: &Service, spec: &ServiceSpec, rejected: &mut Vec<Rejecti
 }
 
 /// The addresses of a Service's load balancer that nodes translate.
-pub fn load_balancer_ips(service: &Service, rejected: &mut Vec<Rejection>) -> Vec<Ipv4Addr> {
+pub fn load_balancer_ips<A: Address>(service: &Service, rejected: &mut Vec<Rejection>) -> Vec<A> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     let given: Vec<&String> = ingress
@@ -112,17 +106,17 @@ pub fn load_balancer_ips(service: &Service, rejected: &mut Vec<Rejection>) -> Ve
     parse_addresses(service, "status.loadBalancer.ingress", &given, rejected)
 }
 
-fn parse_addresses(
+/// The addresses of this family; those that no Service can have are rejected, by the proxies of both families alike.
+fn parse_addresses<A: Address>(
     service: &Service,
     field: &str,
     given: &[&String],
     rejected: &mut Vec<Rejection>,
-) -> Vec<Ipv4Addr> {
+) -> Vec<A> {
     let mut addresses = Vec::new();
     for text in given {
-        match text.parse() {
-            Ok(IpAddr::V4(address)) if virtual_address(address) => addresses.push(address),
-            Ok(IpAddr::V6(_)) => {}
+        match text.parse::<IpAddr>() {
+            Ok(address) if !is_reserved(address) => addresses.extend(A::of(address)),
             _ => rejected.push(reject(
                 service,
                 "InvalidAddress",
@@ -135,20 +129,26 @@ fn parse_addresses(
     addresses
 }
 
-fn source_ranges(
+fn is_reserved(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_reserved(),
+        IpAddr::V6(address) => address.is_reserved(),
+    }
+}
+
+fn source_ranges<A: Address>(
     service: &Service,
     spec: &ServiceSpec,
     rejected: &mut Vec<Rejection>,
-) -> Option<Vec<Ipv4Net>> {
+) -> Option<Vec<A::Net>> {
     let given = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     if given.is_empty() {
         return None;
     }
     let mut ranges = Vec::new();
     for text in given.iter().take(RANGES_MAX) {
-        match text.trim().parse::<ipnet::IpNet>() {
-            Ok(ipnet::IpNet::V4(net)) => ranges.push(net.trunc()),
-            Ok(ipnet::IpNet::V6(_)) => {}
+        match text.trim().parse::<IpNet>() {
+            Ok(net) => ranges.extend(A::net(net)),
             Err(_) => rejected.push(reject(
                 service,
                 "InvalidSourceRange",
@@ -160,7 +160,7 @@ fn source_ranges(
         let message = format!("spec.loadBalancerSourceRanges: only the first {RANGES_MAX} are used");
         rejected.push(reject(service, "TooManySourceRanges", message));
     }
-    Some(Ipv4Net::aggregate(&ranges))
+    Some(A::Net::merged(&ranges))
 }
 
 fn ports(

@@ -48,12 +48,12 @@ fn planned(snapshot: &Snapshot) -> Planner {
     planner
 }
 
-fn said(service: Svc, packet: &Packet) -> Explanation {
+fn said(service: Svc, packet: &Packet) -> Explanation<Ipv4Addr> {
     let snapshot = World { services: vec![service] }.snapshot();
     explain(&planned(&snapshot), &snapshot, packet)
 }
 
-fn outcome(change: impl FnOnce(&mut Svc), packet: &Packet) -> Outcome {
+fn outcome(change: impl FnOnce(&mut Svc), packet: &Packet) -> Outcome<Ipv4Addr> {
     let mut service = service();
     change(&mut service);
     said(service, packet).outcome
@@ -87,7 +87,7 @@ fn a_cluster_ip_is_shared_by_all_endpoints() {
 #[test]
 fn a_local_policy_counts_for_those_outside_only() {
     let local = |service: &mut Svc| service.external_local = true;
-    let endpoints = |outcome: Outcome| match outcome {
+    let endpoints = |outcome: Outcome<Ipv4Addr>| match outcome {
         Outcome::Endpoints { choices, .. } => (choices.len(), choices.iter().all(|choice| choice.masquerade)),
         other => panic!("{other:?}"),
     };

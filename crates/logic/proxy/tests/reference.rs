@@ -4,22 +4,25 @@
 mod world;
 
 use minisvc_apimachinery::Snapshot;
-use minisvc_netstate::nft::{
-    Connection, Key, Packet, ServiceTable, Value, Verdict,
-    element::REFUSE,
-    rules::{Jump, Statement, constant_chains},
-    trace::walk,
+use minisvc_netstate::{
+    family::Endpoint,
+    nft::{
+        Connection, Key, Packet, ServiceTable, Value, Verdict,
+        element::REFUSE,
+        rules::{Jump, Statement, constant_chains},
+        trace::walk,
+    },
 };
 use minisvc_proxy::{NodeView, Planner, desired, trace};
 use minisvc_reconcile::Op;
 use proptest::{prelude::*, strategy::ValueTree};
-use std::net::{Ipv4Addr, SocketAddrV4};
-use world::{Change, World, node_view, worlds};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use world::{Change, Twin, World, both_nets, drawn, node_view, twin, worlds};
 
 /// What the specification allows for a packet: some endpoint of these, or one of the plain verdicts.
 #[derive(Debug, PartialEq)]
 enum Expected {
-    Endpoints { any_of: Vec<SocketAddrV4>, masquerade_clients: bool },
+    Endpoints { any_of: Vec<Endpoint>, masquerade_clients: bool },
     Verdict(Verdict),
 }
 
@@ -72,33 +75,35 @@ fn agrees(expected: &Expected, verdict: Verdict, packet: &Packet) -> bool {
         (Expected::Verdict(wanted), found) => *wanted == found,
         (Expected::Endpoints { any_of, masquerade_clients }, Verdict::Endpoint { endpoint, masquerade }) => {
             // A Pod of another node was translated there: only this node's can meet themselves here.
-            let hairpin = packet.source == *endpoint.ip() && in_net("10.42.0.0/24", packet.source);
+            let hairpin = packet.source == endpoint.address && in_net("10.42.0.0/24", packet.source);
             any_of.contains(&endpoint) && masquerade == (*masquerade_clients || hairpin)
         }
         _ => false,
     }
 }
 
-fn check(
+/// Checks the table of a family with the twin of a packet.
+fn check<A: Twin>(
     world: &World,
-    table: &ServiceTable,
+    table: &ServiceTable<A>,
     packet: &Packet,
     connection: &Connection,
 ) -> Result<(), String> {
-    let found = trace(table, packet, connection);
+    let found = trace(table, &twin(packet), connection);
+    let verdict = drawn(found.verdict);
     let expected = reference(world, &node_view(), packet);
-    if !agrees(&expected, found.verdict, packet) {
-        return Err(format!("{packet:?}: {expected:?} but {:?}\n{:#?}", found.verdict, found.steps));
+    if !agrees(&expected, verdict, packet) {
+        return Err(format!("{packet:?}: {expected:?} but {verdict:?}\n{:#?}", found.steps));
     }
-    let mark = if matches!(found.verdict, Verdict::Pass { .. }) { packet.mark } else { 0 };
-    let ended = matches!(found.verdict, Verdict::Refuse | Verdict::Drop);
+    let mark = if matches!(verdict, Verdict::Pass { .. }) { packet.mark } else { 0 };
+    let ended = matches!(verdict, Verdict::Refuse | Verdict::Drop);
     if !ended && (found.mark, found.conntrack_mark) != (mark, 0) {
         return Err(format!("{packet:?}: marks {:x} {:x} leak", found.mark, found.conntrack_mark));
     }
     Ok(())
 }
 
-fn table_of(snapshot: &Snapshot) -> ServiceTable {
+fn table_of<A: Twin>(snapshot: &Snapshot) -> ServiceTable<A> {
     desired(snapshot, &node_view(), &ServiceTable::new()).desired
 }
 
@@ -112,9 +117,12 @@ proptest! {
         remembered in proptest::option::of(any::<u32>()),
         mark in prop_oneof![Just(0u32), Just(0x4000), Just(0xffe0_0000)],
     ) {
-        let table = table_of(&world.snapshot());
+        let snapshot = world.snapshot();
+        let (v4, v6) = (table_of::<Ipv4Addr>(&snapshot), table_of::<Ipv6Addr>(&snapshot));
+        let connection = Connection { random, remembered };
         for packet in world.packets(mark) {
-            check(&world, &table, &packet, &Connection { random, remembered }).map_err(TestCaseError::fail)?;
+            check(&world, &v4, &packet, &connection).map_err(TestCaseError::fail)?;
+            check(&world, &v6, &packet, &connection).map_err(TestCaseError::fail)?;
         }
     }
 
@@ -123,13 +131,13 @@ proptest! {
         world in worlds(), changes in proptest::collection::vec(any::<Change>(), 1..6),
     ) {
         let mut world = world;
-        let mut planner = Planner::new(node_view(), &ServiceTable::new());
+        let mut planner = Planner::<Ipv6Addr>::new(node_view(), &ServiceTable::new());
         let mut kernel = ServiceTable::new();
         for (step, change) in std::iter::once(None).chain(changes.into_iter().map(Some)).enumerate() {
             // Every third step the Services' networks become more, or fewer again.
             let mut node = node_view();
             if step % 3 == 2 {
-                node.cluster.service_cidrs.push("10.77.0.0/24".parse().unwrap());
+                node.cluster.service_cidrs.extend(both_nets("10.77.0.0/24"));
             }
             planner.set_node(node.clone());
             if let Some(change) = change {
@@ -162,7 +170,7 @@ fn notices(break_table: impl Fn(&mut ServiceTable), statement: Option<Statement>
     }
     (0..200).any(|_| {
         let world = strategy.new_tree(&mut runner).expect("world").current();
-        let mut table = table_of(&world.snapshot());
+        let mut table = table_of::<Ipv4Addr>(&world.snapshot());
         break_table(&mut table);
         world.packets(0).iter().any(|packet| {
             let connection = Connection { random: 7, remembered: None };

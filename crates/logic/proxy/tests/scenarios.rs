@@ -1,17 +1,27 @@
 //! Kubernetes YAML in, service table out: `tests/scenarios/proxy-*.txt`. `BLESS=1` rewrites what comes out.
 //!
-//! A file is YAML documents, then a line `=== service table`, then the table of node `n1` (192.168.9.1).
+//! A file is YAML documents, then a line `=== service table`, then the table of node `n1` (192.168.9.1). If the file is
+//! called `proxy-dual-…`, the node's IPv6 table follows (fd00::c0a8:901).
 #![allow(missing_docs, clippy::expect_used)]
 
 mod world;
 
 use minisvc_apimachinery::{ObjectKey, Snapshot};
-use minisvc_netstate::nft::{ServiceTable, text::elements_text};
+use minisvc_netstate::{
+    family::Address,
+    nft::{ServiceTable, text::elements_text},
+};
 use minisvc_proxy::desired;
 use serde_json::Value;
-use std::{fmt::Write, path::Path, sync::Arc};
+use std::{
+    fmt::Write,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+    sync::Arc,
+};
 
 const TABLE: &str = "=== service table\n";
+const TABLE_V6: &str = "=== service table of IPv6\n";
 
 fn snapshot(yaml: &str) -> Snapshot {
     let mut snapshot = Snapshot::default();
@@ -38,6 +48,16 @@ fn snapshot(yaml: &str) -> Snapshot {
     snapshot
 }
 
+fn table<A: Address>(snapshot: &Snapshot) -> String {
+    let planned = desired(snapshot, &world::node_view(), &ServiceTable::<A>::new());
+    let mut found = elements_text(&planned.desired);
+    for rejection in planned.rejected {
+        let object = format!("{} {}/{}", rejection.kind, rejection.namespace, rejection.name);
+        writeln!(found, "rejected {object}: {}: {}", rejection.reason, rejection.message).expect("text");
+    }
+    found
+}
+
 #[test]
 fn scenarios() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/scenarios");
@@ -51,11 +71,11 @@ fn scenarios() {
         seen += 1;
         let text = std::fs::read_to_string(&path).expect("scenario");
         let (yaml, golden) = text.split_once(TABLE).unwrap_or((text.as_str(), ""));
-        let planned = desired(&snapshot(yaml), &world::node_view(), &ServiceTable::new());
-        let mut found = elements_text(&planned.desired);
-        for rejection in planned.rejected {
-            let object = format!("{} {}/{}", rejection.kind, rejection.namespace, rejection.name);
-            writeln!(found, "rejected {object}: {}: {}", rejection.reason, rejection.message).expect("text");
+        let snapshot = snapshot(yaml);
+        let mut found = table::<Ipv4Addr>(&snapshot);
+        if name.starts_with("proxy-dual-") {
+            found.push_str(TABLE_V6);
+            found.push_str(&table::<Ipv6Addr>(&snapshot));
         }
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(&path, format!("{}\n{TABLE}{found}", yaml.trim_end())).expect("bless");

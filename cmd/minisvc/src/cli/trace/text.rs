@@ -7,7 +7,7 @@ use super::{
 use minisvc_podnet::Way;
 use minisvc_proxy::explain::{Entry, Matched, Outcome, Reason};
 use serde_json::{Value, json};
-use std::fmt::Write;
+use std::{fmt::Write, net::Ipv4Addr};
 
 /// The walk for people; `rules` adds every rule that matched, as nft writes it.
 pub fn text(walk: &Walk, rules: bool) -> String {
@@ -62,7 +62,7 @@ fn headline(hop: &Hop) -> String {
     format!("{entry} of Service {}, port {}{name}", matched.service, matched.port)
 }
 
-fn policy(matched: &Matched) -> (&'static str, &'static str) {
+fn policy(matched: &Matched<Ipv4Addr>) -> (&'static str, &'static str) {
     let field = match matched.entry {
         Entry::ClusterIp => "internalTrafficPolicy",
         Entry::NodePort | Entry::LoadBalancer => "externalTrafficPolicy",
@@ -70,7 +70,7 @@ fn policy(matched: &Matched) -> (&'static str, &'static str) {
     (field, if matched.local { "Local" } else { "Cluster" })
 }
 
-fn policies(matched: &Matched) -> Vec<String> {
+fn policies(matched: &Matched<Ipv4Addr>) -> Vec<String> {
     let mut all = Vec::new();
     let (field, value) = policy(matched);
     all.push(match (matched.entry, matched.local) {
@@ -223,8 +223,8 @@ fn hop_json(hop: &Hop) -> Value {
     match &hop.explanation.outcome {
         Outcome::Endpoints { choices, picks } => {
             for (next, choice) in next.iter_mut().zip(choices) {
-                next["address"] = json!(choice.endpoint.ip());
-                next["port"] = json!(choice.endpoint.port());
+                next["address"] = json!(choice.endpoint.address);
+                next["port"] = json!(choice.endpoint.port);
                 next["probability"] = json!(f64::from(choice.picks) / f64::from((*picks).max(1)));
                 next["masquerade"] = json!(choice.masquerade);
             }

@@ -54,7 +54,7 @@ pub struct Next {
 pub struct Hop {
     pub node: String,
     pub packet: Packet,
-    pub explanation: Explanation,
+    pub explanation: Explanation<Ipv4Addr>,
     /// Where it goes on: for each endpoint, or for the packet as it is.
     pub next: Vec<Next>,
 }
@@ -116,7 +116,7 @@ pub fn walk(snapshot: &Snapshot, question: Question) -> Result<Walk, String> {
         let explanation = explain(&side.planner, snapshot, &packet);
         let to: Vec<Ipv4Addr> = match &explanation.outcome {
             Outcome::Endpoints { choices, .. } => {
-                choices.iter().map(|choice| *choice.endpoint.ip()).collect()
+                choices.iter().map(|choice| choice.endpoint.address).collect()
             }
             Outcome::Pass { .. } => vec![destination],
             Outcome::Refused(_) | Outcome::Dropped(_) => Vec::new(),

@@ -8,27 +8,26 @@ use super::{
     userdata,
     wire::{attribute, attributes, number, text, u32_at},
 };
-use ipnet::Ipv4Net;
-use minisvc_netstate::nft::{
-    Class, Frontend, Key, Protocol, ServiceTable, Set, Value,
-    rules::{class_chain, constant_chains},
-    schema::{Data, Field},
-    text::rule_text,
-    trace,
+use minisvc_netstate::{
+    family::{Address, Endpoint, Family, Network},
+    nft::{
+        Chain, Class, Key, ServiceTable, Set, Value,
+        rules::{class_chain, constant_chains},
+        schema::{Data, Field},
+        text::rule_text,
+        trace::{self, Word},
+    },
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is in the kernel.
-pub enum Found {
+pub enum Found<A: Address> {
     /// No table of ours.
     Nothing,
     /// A table that is not as we build it.
     Broken,
     /// Our table: its elements, and class chains that nothing leads to.
-    Table(ServiceTable, BTreeSet<String>),
+    Table(ServiceTable<A>, BTreeSet<String>),
 }
 
 /// The payloads of the dumps of one table; each without the nfnetlink header.
@@ -47,8 +46,8 @@ pub struct Dumps {
 type Shape = Option<(u32, i32, String)>;
 
 /// Reads the dumps.
-pub fn found(dumps: &Dumps) -> Found {
-    let table = structure(dumps).and_then(|classes| {
+pub fn found<A: Address>(dumps: &Dumps) -> Found<A> {
+    let table = structure(dumps, A::FAMILY).and_then(|classes| {
         let table = elements(dumps)?;
         let used: BTreeSet<Class> = table
             .values()
@@ -68,7 +67,7 @@ pub fn found(dumps: &Dumps) -> Found {
 }
 
 /// Checks sets, constant chains and rules; the class chains, and whether each has its rules.
-fn structure(dumps: &Dumps) -> Option<BTreeMap<Class, bool>> {
+fn structure(dumps: &Dumps, family: Family) -> Option<BTreeMap<Class, bool>> {
     const ANONYMOUS: u32 = 1;
     let mut sets = BTreeMap::new();
     for set in &dumps.sets {
@@ -78,7 +77,8 @@ fn structure(dumps: &Dumps) -> Option<BTreeMap<Class, bool>> {
             sets.insert(text(set, 2)?, [flags, numbers[0], numbers[1], numbers[2], numbers[3]]);
         }
     }
-    let wanted: BTreeMap<&str, [u32; 5]> = Set::ALL.into_iter().map(|set| (set.name(), shape(set))).collect();
+    let wanted: BTreeMap<&str, [u32; 5]> =
+        Set::ALL.into_iter().map(|set| (set.name(), shape(family, set))).collect();
     if sets != wanted {
         return None;
     }
@@ -96,35 +96,35 @@ fn structure(dumps: &Dumps) -> Option<BTreeMap<Class, bool>> {
     }
     for wanted in constant_chains() {
         let shape = hook_shape(&wanted).map(|(point, priority, kind)| (point, priority, kind.to_owned()));
-        if chains.remove(wanted.name.as_str()) != Some(shape) || !has_rules(&rules, &wanted) {
+        if chains.remove(wanted.name.as_str()) != Some(shape) || !has_rules(&rules, family, &wanted) {
             return None;
         }
     }
     let mut classes = BTreeMap::new();
     for (name, hook) in chains {
         let class = Class::from_chain(name).filter(|_| hook.is_none())?;
-        classes.insert(class, has_rules(&rules, &class_chain(&class)));
+        classes.insert(class, has_rules(&rules, family, &class_chain(&class)));
     }
     Some(classes)
 }
 
-fn has_rules(rules: &BTreeMap<&str, Vec<&[u8]>>, chain: &minisvc_netstate::nft::Chain) -> bool {
+fn has_rules(rules: &BTreeMap<&str, Vec<&[u8]>>, family: Family, chain: &Chain) -> bool {
     let found = rules.get(chain.name.as_str()).map(Vec::as_slice).unwrap_or_default();
     found.len() == chain.rules.len()
         && found
             .iter()
             .zip(&chain.rules)
-            .all(|(found, rule)| **found == *userdata::fingerprint(&rule_text(rule)))
+            .all(|(found, rule)| **found == *userdata::fingerprint(&rule_text(family, rule)))
 }
 
-fn elements(dumps: &Dumps) -> Option<ServiceTable> {
+fn elements<A: Address>(dumps: &Dumps) -> Option<ServiceTable<A>> {
     let mut table = ServiceTable::new();
-    let mut networks: BTreeMap<Set, (BTreeSet<u32>, BTreeSet<u32>)> = BTreeMap::new();
+    let mut networks: BTreeMap<Set, (BTreeSet<A>, BTreeSet<A>)> = BTreeMap::new();
     for (set, list) in &dumps.elements {
         let list = attribute(list, 3).unwrap_or_default();
         for (_, element) in attributes(list) {
             if set.interval() && set.key().len() == 1 {
-                let address = u32::from(address(value(element, 1)?, 0)?);
+                let address = A::read(value(element, 1)?)?;
                 let (starts, ends) = networks.entry(*set).or_default();
                 let end = number(element, 3).unwrap_or(0) & 1 != 0;
                 if end {
@@ -140,9 +140,11 @@ fn elements(dumps: &Dumps) -> Option<ServiceTable> {
     }
     for (set, (starts, ends)) in networks {
         for start in starts {
-            let last = ends.range(start.checked_add(1)?..).next().map_or(u32::MAX, |end| end - 1);
-            let mut nets = ipnet::Ipv4Subnets::new(Ipv4Addr::from(start), Ipv4Addr::from(last), 0);
-            let (net, None) = (nets.next()?, nets.next()) else { return None };
+            // A network that reaches to the last address has no end.
+            let end = ends.range(start..).find(|end| **end != start);
+            let last =
+                end.map_or(Some(A::Net::everything().last()), |end| A::from_number(end.number() - 1))?;
+            let net = A::Net::between(start, last)?;
             let key = match set {
                 Set::ClusterNetwork => Key::ClusterNetwork(net),
                 _ => Key::ServiceNetwork(net),
@@ -157,40 +159,40 @@ fn value(element: &[u8], kind: u16) -> Option<&[u8]> {
     attribute(attribute(element, kind)?, 1)
 }
 
-fn address(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
-    let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
-    Some(Ipv4Addr::from(octets))
+fn port(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
-fn port(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+/// The fields that a key's bytes hold.
+fn words<A: Address>(fields: &[Field], mut bytes: &[u8]) -> Option<Vec<Word<A>>> {
+    let mut words = Vec::with_capacity(fields.len());
+    for field in fields {
+        words.push(match field {
+            Field::Protocol => Word::Number(u32::from(*bytes.first()?)),
+            Field::DestinationPort | Field::OriginalPort => Word::Number(u32::from(port(bytes)?)),
+            Field::SourceAddress | Field::DestinationAddress | Field::OriginalDestination => {
+                Word::Address(A::read(bytes)?)
+            }
+            Field::Mark | Field::ConntrackMark | Field::Random(_) => Word::Number(u32_at(bytes, 0)?),
+        });
+        bytes = bytes.get(4 * field.registers(A::FAMILY)..)?;
+    }
+    Some(words)
 }
 
-fn read_element(set: Set, element: &[u8]) -> Option<(Key, Value)> {
+fn read_element<A: Address>(set: Set, element: &[u8]) -> Option<(Key<A>, Value<A>)> {
     let bytes = value(element, 1)?;
+    let words = words(set.key(), bytes)?;
     if set == Set::SourceRanges {
-        let (first, last) = (address(bytes, 0)?, address(value(element, 10).unwrap_or(bytes), 0)?);
-        let mut nets = ipnet::Ipv4Subnets::new(first, last, 0);
-        let (net, None): (Ipv4Net, _) = (nets.next()?, nets.next()) else { return None };
-        let protocol = Protocol::from_number(*bytes.get(8)?)?;
-        let frontend = Frontend { address: address(bytes, 4)?, protocol, port: port(bytes, 12)? };
+        let [Word::Address(first), place @ ..] = words.as_slice() else { return None };
+        let Key::Frontend(frontend) = trace::key(Set::Frontends, place)? else { return None };
+        let net = A::Net::between(*first, A::read(value(element, 10).unwrap_or(bytes))?)?;
         return Some((Key::SourceRange(frontend, net), Value::Present));
     }
-    let mut fields = Vec::with_capacity(4);
-    for (index, field) in set.key().iter().enumerate() {
-        let at = index * 4;
-        fields.push(match field {
-            Field::Protocol => u32::from(*bytes.get(at)?),
-            Field::DestinationPort => u32::from(port(bytes, at)?),
-            Field::SourceAddress | Field::DestinationAddress => u32::from(address(bytes, at)?),
-            _ => u32_at(bytes, at)?,
-        });
-    }
-    let key = trace::key(set, &fields)?;
-    Some((key, read_value(set, element)?))
+    Some((trace::key(set, &words)?, read_value(set, element)?))
 }
 
-fn read_value(set: Set, element: &[u8]) -> Option<Value> {
+fn read_value<A: Address>(set: Set, element: &[u8]) -> Option<Value<A>> {
     Some(match set.data() {
         None => Value::Present,
         Some(Data::Verdict) => {
@@ -199,7 +201,8 @@ fn read_value(set: Set, element: &[u8]) -> Option<Value> {
         }
         Some(Data::Endpoint) => {
             let bytes = value(element, 2)?;
-            Value::Endpoint(SocketAddrV4::new(address(bytes, 0)?, port(bytes, 4)?))
+            let port = port(bytes.get(A::FAMILY.octets()..)?)?;
+            Value::Endpoint(Endpoint { address: A::read(bytes)?, port })
         }
         Some(Data::Field(_)) => {
             let mark = u32_at(value(element, 2)?, 0)?;

@@ -7,15 +7,16 @@ use super::{
     wire::{APPEND, CREATE, LIST_MAX, Message, msg},
 };
 use expression::{GOTO, encode_statement, verdict};
-use ipnet::Ipv4Net;
-use minisvc_netstate::nft::{
-    Chain, Class, Frontend, Key, Protocol, Set, Statement, Value,
-    element::{CLASS_SHIFT, OURS, OURS_STICKY},
-    rules::{HookPoint, Rule, class_chain, constant_chains},
-    schema::{AFFINITY_SIZE, Data, Field},
-    text::{TABLE, rule_text},
+use minisvc_netstate::{
+    family::{Address, Endpoint, Family, Network},
+    nft::{
+        Chain, Class, Frontend, Key, Protocol, Set, Statement, Value,
+        element::{CLASS_SHIFT, OURS, OURS_STICKY},
+        rules::{HookPoint, Rule, class_chain, constant_chains},
+        schema::{AFFINITY_SIZE, Data, Field},
+        text::{TABLE, rule_text},
+    },
 };
-use std::net::Ipv4Addr;
 
 /// A message with what it does, for errors.
 pub struct Request {
@@ -44,9 +45,12 @@ impl std::fmt::Display for What {
 }
 
 /// Type numbers of nft's datatypes; a concatenation is these, 6 bits each.
-fn datatype(field: Field) -> u32 {
+fn datatype(family: Family, field: Field) -> u32 {
     match field {
-        Field::SourceAddress | Field::DestinationAddress | Field::OriginalDestination => 7,
+        Field::SourceAddress | Field::DestinationAddress | Field::OriginalDestination => match family {
+            Family::Ipv4 => 7,
+            Family::Ipv6 => 8,
+        },
         Field::Protocol => 12,
         Field::DestinationPort | Field::OriginalPort => 13,
         Field::Mark | Field::ConntrackMark => 19,
@@ -54,12 +58,17 @@ fn datatype(field: Field) -> u32 {
     }
 }
 
-fn datatypes(fields: &[Field]) -> u32 {
-    fields.iter().fold(0, |all, field| all << 6 | datatype(*field))
+fn datatypes(family: Family, fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |all, field| all << 6 | datatype(family, *field))
+}
+
+/// Length of fields one after the other, each padded to whole registers, in bytes.
+fn padded(family: Family, fields: &[Field]) -> u32 {
+    fields.iter().map(|field| 4 * field.registers(family) as u32).sum()
 }
 
 /// What a set looks like in the kernel: flags, key type and length, data type and length.
-pub fn shape(set: Set) -> [u32; 5] {
+pub fn shape(family: Family, set: Set) -> [u32; 5] {
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
     const TIMEOUT: u32 = 0x10;
@@ -78,36 +87,44 @@ pub fn shape(set: Set) -> [u32; 5] {
     }
     let (data, data_length) = match set.data() {
         None => (0, 0),
-        Some(Data::Field(field)) => (datatype(field), 4),
-        Some(Data::Endpoint) => (datatypes(&[Field::DestinationAddress, Field::DestinationPort]), 8),
+        Some(Data::Field(field)) => (datatype(family, field), padded(family, &[field])),
+        Some(Data::Endpoint) => (datatypes(family, &ENDPOINT), padded(family, &ENDPOINT)),
         Some(Data::Verdict) => (0xffff_ff00, 16),
     };
-    [flags, datatypes(fields), 4 * fields.len() as u32, data, data_length]
+    [flags, datatypes(family, fields), padded(family, fields), data, data_length]
 }
 
-/// The requests of a transaction being written.
-#[derive(Default)]
+/// What a map of endpoints gives.
+const ENDPOINT: [Field; 2] = [Field::DestinationAddress, Field::DestinationPort];
+
+/// The requests of a transaction being written, all about one family's table.
 pub struct Requests {
     /// In order.
     pub list: Vec<Request>,
+    family: Family,
     sets: u32,
 }
 
 impl Requests {
+    /// None yet.
+    pub fn new(family: Family) -> Self {
+        Self { list: Vec::new(), family, sets: 0 }
+    }
+
     fn push(&mut self, verb: &'static str, name: &str, message: Message) {
         self.list.push(Request { message, what: What::Object(verb, name.to_owned()) });
     }
 
     /// Removes the table with all that is in it.
     pub fn delete_table(&mut self) {
-        let mut message = Message::new(msg::DELTABLE, 0);
+        let mut message = Message::new(self.family, msg::DELTABLE, 0);
         message.text(1, TABLE);
         self.push("delete table", TABLE, message);
     }
 
     /// The table, its sets and the constant chains.
     pub fn structure(&mut self) {
-        let mut message = Message::new(msg::NEWTABLE, CREATE);
+        let mut message = Message::new(self.family, msg::NEWTABLE, CREATE);
         message.text(1, TABLE).attribute(6, &userdata::comment("owned by minisvc"));
         self.push("add table", TABLE, message);
         for set in Set::ALL {
@@ -124,14 +141,15 @@ impl Requests {
 
     fn set(&mut self, set: Set) {
         self.sets += 1;
-        let [flags, key_type, key_length, data_type, data_length] = shape(set);
-        let mut message = Message::new(msg::NEWSET, CREATE);
+        let family = self.family;
+        let [flags, key_type, key_length, data_type, data_length] = shape(self.family, set);
+        let mut message = Message::new(self.family, msg::NEWSET, CREATE);
         message.text(1, TABLE).text(2, set.name()).number(3, flags);
         message.number(4, key_type).number(5, key_length);
         if set.data().is_some() {
             message.number(6, data_type).number(7, data_length);
         }
-        message.number(10, self.sets).attribute(13, &userdata::of_set(set));
+        message.number(10, self.sets).attribute(13, &userdata::of_set(self.family, set));
         if set.dynamic() {
             message.nested(9, |m| {
                 m.number(1, AFFINITY_SIZE);
@@ -141,7 +159,7 @@ impl Requests {
                 m.nested(2, |m| {
                     for field in set.key() {
                         m.nested(1, |m| {
-                            m.number(1, field_length(*field));
+                            m.number(1, field.octets(family) as u32);
                         });
                     }
                 });
@@ -151,7 +169,7 @@ impl Requests {
     }
 
     fn chain(&mut self, chain: &Chain) {
-        let mut message = Message::new(msg::NEWCHAIN, CREATE);
+        let mut message = Message::new(self.family, msg::NEWCHAIN, CREATE);
         message.text(1, TABLE).text(3, &chain.name);
         if let Some(hook) = chain.hook {
             message.nested(4, |m| {
@@ -177,29 +195,30 @@ impl Requests {
 
     /// Takes the rules out of a chain.
     pub fn flush_chain(&mut self, name: &str) {
-        let mut message = Message::new(msg::DELRULE, 0);
+        let mut message = Message::new(self.family, msg::DELRULE, 0);
         message.text(1, TABLE).text(2, name);
         self.push("flush chain", name, message);
     }
 
     /// Removes an empty chain.
     pub fn delete_chain(&mut self, name: &str) {
-        let mut message = Message::new(msg::DELCHAIN, 0);
+        let mut message = Message::new(self.family, msg::DELCHAIN, 0);
         message.text(1, TABLE).text(3, name);
         self.push("delete chain", name, message);
     }
 
     fn rule(&mut self, chain: &str, rule: &Rule) {
         // A rule has at most one anonymous set; its number joins set, elements and look-up within the transaction.
+        let family = self.family;
         let anonymous = rule.contains(&Statement::Transport).then(|| self.transports());
-        let mut message = Message::new(msg::NEWRULE, CREATE | APPEND);
+        let mut message = Message::new(self.family, msg::NEWRULE, CREATE | APPEND);
         message.text(1, TABLE).text(2, chain);
         message.nested(4, |m| {
             for statement in rule {
-                encode_statement(m, statement, anonymous.unwrap_or_default());
+                encode_statement(m, family, statement, anonymous.unwrap_or_default());
             }
         });
-        let text = rule_text(rule);
+        let text = rule_text(family, rule);
         message.attribute(7, &userdata::fingerprint(&text));
         self.push("add rule", &format!("{chain} {text}"), message);
     }
@@ -208,14 +227,14 @@ impl Requests {
     fn transports(&mut self) -> u32 {
         const ANONYMOUS_CONSTANT: u32 = 3;
         self.sets += 1;
-        let mut set = Message::new(msg::NEWSET, CREATE);
+        let mut set = Message::new(self.family, msg::NEWSET, CREATE);
         set.text(1, TABLE).text(2, "__set%d").number(3, ANONYMOUS_CONSTANT);
-        set.number(4, datatype(Field::Protocol)).number(5, 1).number(10, self.sets);
+        set.number(4, datatype(self.family, Field::Protocol)).number(5, 1).number(10, self.sets);
         set.nested(9, |m| {
             m.number(1, Protocol::ALL.len() as u32);
         });
         self.push("add set", "of protocols", set);
-        let mut elements = Message::new(msg::NEWSETELEM, CREATE);
+        let mut elements = Message::new(self.family, msg::NEWSETELEM, CREATE);
         elements.text(1, TABLE).text(2, "__set%d").number(4, self.sets);
         elements.nested(3, |m| {
             for protocol in Protocol::ALL {
@@ -227,26 +246,30 @@ impl Requests {
     }
 
     /// Adds elements of a set.
-    pub fn add_elements<'a>(&mut self, set: Set, elements: impl IntoIterator<Item = (&'a Key, &'a Value)>) {
+    pub fn add_elements<'a, A: Address>(
+        &mut self,
+        set: Set,
+        elements: impl IntoIterator<Item = (&'a Key<A>, &'a Value<A>)>,
+    ) {
         self.elements("add", msg::NEWSETELEM, CREATE, set, elements.into_iter().map(|(k, v)| (k, Some(v))));
     }
 
     /// Deletes elements of a set.
-    pub fn delete_elements<'a>(&mut self, set: Set, keys: impl IntoIterator<Item = &'a Key>) {
+    pub fn delete_elements<'a, A: Address>(&mut self, set: Set, keys: impl IntoIterator<Item = &'a Key<A>>) {
         self.elements("delete", msg::DELSETELEM, 0, set, keys.into_iter().map(|key| (key, None)));
     }
 
-    fn elements<'a>(
+    fn elements<'a, A: Address>(
         &mut self,
         verb: &'static str,
         kind: u16,
         flags: u16,
         set: Set,
-        elements: impl Iterator<Item = (&'a Key, Option<&'a Value>)>,
+        elements: impl Iterator<Item = (&'a Key<A>, Option<&'a Value<A>>)>,
     ) {
         let mut elements = elements.peekable();
         while elements.peek().is_some() {
-            let mut message = Message::new(kind, flags);
+            let mut message = Message::new(self.family, kind, flags);
             message.text(1, TABLE).text(2, set.name());
             let list = message.begin(3);
             while message.len() < LIST_MAX
@@ -260,14 +283,6 @@ impl Requests {
     }
 }
 
-fn field_length(field: Field) -> u32 {
-    match field {
-        Field::Protocol => 1,
-        Field::DestinationPort | Field::OriginalPort => 2,
-        _ => 4,
-    }
-}
-
 /// A value within its two nests.
 fn value(message: &mut Message, kind: u16, bytes: &[u8]) {
     message.nested(kind, |m| {
@@ -275,21 +290,41 @@ fn value(message: &mut Message, kind: u16, bytes: &[u8]) {
     });
 }
 
-/// Up to four fields of 32 bits.
-#[derive(Clone, Copy, Default)]
+/// Longest key in bytes: two addresses, protocol and port.
+const KEY_MAX: usize = 16 + 16 + 4 + 4;
+
+/// The bytes of a key or of data, each field padded to whole registers.
+#[derive(Clone, Copy)]
 struct Bytes {
-    bytes: [u8; 16],
+    bytes: [u8; KEY_MAX],
     length: usize,
 }
 
 impl Bytes {
-    fn of(parts: &[[u8; 4]]) -> Self {
-        let mut all = Self::default();
-        for part in parts {
-            all.bytes[all.length..all.length + 4].copy_from_slice(part);
-            all.length += 4;
-        }
-        all
+    const NONE: Self = Self { bytes: [0; KEY_MAX], length: 0 };
+
+    fn and(mut self, field: &[u8]) -> Self {
+        self.bytes[self.length..self.length + field.len()].copy_from_slice(field);
+        self.length += field.len().next_multiple_of(4);
+        self
+    }
+
+    fn address<A: Address>(self, address: A) -> Self {
+        let octets = address.octets();
+        self.and(octets.as_ref())
+    }
+
+    /// A number of the host.
+    fn number(self, number: u32) -> Self {
+        self.and(&number.to_ne_bytes())
+    }
+
+    fn place(self, protocol: Protocol, port: u16) -> Self {
+        self.and(&[protocol.number()]).and(&port.to_be_bytes())
+    }
+
+    fn frontend<A: Address>(self, frontend: &Frontend<A>) -> Self {
+        self.address(frontend.address).place(frontend.protocol, frontend.port)
     }
 
     fn get(&self) -> &[u8] {
@@ -297,49 +332,35 @@ impl Bytes {
     }
 }
 
-fn frontend_parts(frontend: &Frontend) -> [[u8; 4]; 3] {
-    [frontend.address.octets(), protocol_part(frontend.protocol), port_part(frontend.port)]
-}
-
-fn protocol_part(protocol: Protocol) -> [u8; 4] {
-    [protocol.number(), 0, 0, 0]
-}
-
-fn port_part(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
-}
-
 /// The key of an element, and the end of its range if it is one.
-fn key_bytes(key: &Key) -> (Bytes, Option<Bytes>) {
-    let marked =
-        |tag: u32, set: u32, other: u32| Bytes::of(&[(tag | set).to_ne_bytes(), other.to_ne_bytes()]);
+fn key_bytes<A: Address>(key: &Key<A>) -> (Bytes, Option<Bytes>) {
+    let none = Bytes::NONE;
     let bytes = match key {
-        Key::ClusterNetwork(net) | Key::ServiceNetwork(net) => Bytes::of(&[net.network().octets()]),
+        Key::ClusterNetwork(net) | Key::ServiceNetwork(net) => none.address(net.first()),
         Key::LocalService(address) | Key::NodeAddress(address) | Key::LoadBalancerAddress(address) => {
-            Bytes::of(&[address.octets()])
+            none.address(*address)
         }
-        Key::Hairpin(address) => Bytes::of(&[address.octets(), address.octets()]),
-        Key::Class(number) => Bytes::of(&[(u32::from(*number) << CLASS_SHIFT).to_ne_bytes()]),
-        Key::Endpoint(set, slot) => marked(OURS, *set, *slot),
-        Key::AffinitySlot(set, index) => marked(OURS_STICKY, *set, *index),
-        Key::AffinityEndpoint(set, slot) => marked(OURS_STICKY, *set, *slot),
+        Key::Hairpin(address) => none.address(*address).address(*address),
+        Key::Class(number) => none.number(u32::from(*number) << CLASS_SHIFT),
+        Key::Endpoint(set, slot) => none.number(OURS | set).number(*slot),
+        Key::AffinitySlot(set, other) | Key::AffinityEndpoint(set, other) => {
+            none.number(OURS_STICKY | set).number(*other)
+        }
         Key::Masqueraded(frontend)
         | Key::InternalFrontend(frontend)
         | Key::ExternalFrontend(frontend)
         | Key::RangedFrontend(frontend)
-        | Key::Frontend(frontend) => Bytes::of(&frontend_parts(frontend)),
-        Key::NodePort(protocol, port) => Bytes::of(&[protocol_part(*protocol), port_part(*port)]),
+        | Key::Frontend(frontend) => none.frontend(frontend),
+        Key::NodePort(protocol, port) => none.place(*protocol, *port),
         Key::SourceRange(frontend, net) => {
-            let [address, protocol, port] = frontend_parts(frontend);
-            let with = |source: Ipv4Addr| Bytes::of(&[source.octets(), address, protocol, port]);
-            return (with(net.network()), Some(with(net.broadcast())));
+            let with = |source: A| none.address(source).frontend(frontend);
+            return (with(net.first()), Some(with(net.last())));
         }
     };
     (bytes, None)
 }
 
-fn element(message: &mut Message, key: &Key, data: Option<&Value>) {
+fn element<A: Address>(message: &mut Message, key: &Key<A>, data: Option<&Value<A>>) {
     const INTERVAL_END: u32 = 1;
     let (start, end) = key_bytes(key);
     message.nested(1, |m| {
@@ -353,27 +374,21 @@ fn element(message: &mut Message, key: &Key, data: Option<&Value>) {
     });
     // In sets of one field a range is two elements: its start, and what follows its end.
     if let Key::ClusterNetwork(net) | Key::ServiceNetwork(net) = key
-        && let Some(next) = after(net)
+        && let Some(next) = net.last().number().checked_add(1).and_then(A::from_number)
     {
         message.nested(1, |m| {
             m.number(3, INTERVAL_END);
-            value(m, 1, &next.octets());
+            value(m, 1, Bytes::NONE.address(next).get());
         });
     }
 }
 
-/// The address that follows a network; None after the last.
-fn after(net: &Ipv4Net) -> Option<Ipv4Addr> {
-    u32::from(net.broadcast()).checked_add(1).map(Ipv4Addr::from)
-}
-
-fn element_data(message: &mut Message, data: &Value) {
+fn element_data<A: Address>(message: &mut Message, data: &Value<A>) {
     match data {
         Value::Present => {}
         Value::Mark(mark) | Value::Slot(mark) => value(message, 2, &mark.to_ne_bytes()),
-        Value::Endpoint(endpoint) => {
-            let bytes = Bytes::of(&[endpoint.ip().octets(), port_part(endpoint.port())]);
-            value(message, 2, bytes.get());
+        Value::Endpoint(Endpoint { address, port }) => {
+            value(message, 2, Bytes::NONE.address(*address).and(&port.to_be_bytes()).get());
         }
         Value::Class(class) => {
             message.nested(2, |m| verdict(m, GOTO, Some(&class.chain())));

@@ -6,6 +6,7 @@ use super::{
     encode::Request,
     wire::{ACK, BATCH_BEGIN, BATCH_END, DUMP, Message, Received, answer, attribute, messages, msg},
 };
+use minisvc_netstate::family::Family;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{
     io,
@@ -141,13 +142,14 @@ impl NftSocket {
     pub fn dump(
         &mut self,
         operation: &'static str,
+        family: Family,
         kind: u16,
         fill: impl Fn(&mut Message),
     ) -> Result<Option<Vec<Vec<u8>>>, NftError> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_dump(operation, kind, &fill) {
+            match self.try_dump(operation, family, kind, &fill) {
                 Err(error) if tries < TRIES && is_temporary(&error) => {}
                 Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
                 result => return result.map(Some),
@@ -158,10 +160,11 @@ impl NftSocket {
     fn try_dump(
         &mut self,
         operation: &'static str,
+        family: Family,
         kind: u16,
         fill: &impl Fn(&mut Message),
     ) -> Result<Vec<Vec<u8>>, NftError> {
-        let mut message = Message::new(kind, 0);
+        let mut message = Message::new(family, kind, 0);
         fill(&mut message);
         let mut found = Vec::new();
         self.dump_of(message, operation, &mut |payload| found.push(payload.to_vec()))?;
@@ -207,7 +210,7 @@ impl NftSocket {
         /// `NFTA_GEN_ID`
         const ID: u16 = 1;
         let mut found = None;
-        self.ask(Message::new(msg::GETGEN, 0), "the generation", &mut |message| {
+        self.ask(Message::of_any_family(msg::GETGEN), "the generation", &mut |message| {
             if message.kind == answer(msg::NEWGEN) {
                 let id = message.payload.get(NFGENMSG..).and_then(|payload| attribute(payload, ID));
                 found = id.and_then(|id| Some(u32::from_be_bytes(id.try_into().ok()?)));

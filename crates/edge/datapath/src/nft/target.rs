@@ -11,17 +11,23 @@ use super::{
     socket::{NftSocket, SEND_BUFFER},
     wire::msg,
 };
-use minisvc_netstate::nft::{Class, Key, ServiceTable, Set, Value, text::TABLE};
+use minisvc_netstate::{
+    family::Address,
+    nft::{Class, Key, ServiceTable, Set, Value, text::TABLE},
+};
 use minisvc_reconcile::{Op, Target};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 /// Most elements changed by one part of a large change; parts are what a small send buffer forces.
 const PART: usize = 5_000;
 
-/// Our table in the network namespace where it was opened.
-pub struct ServiceTableTarget {
+/// Our table of one family in the network namespace where it was opened.
+pub struct ServiceTableTarget<A: Address = Ipv4Addr> {
     socket: NftSocket,
-    actual: Option<ServiceTable>,
+    actual: Option<ServiceTable<A>>,
     /// Whether there is a table that has to be removed first.
     broken: bool,
     /// Class chains that are in the kernel.
@@ -41,7 +47,7 @@ enum ChainIs {
     Empty,
 }
 
-impl ServiceTableTarget {
+impl<A: Address> ServiceTableTarget<A> {
     /// Opens a socket in the thread's network namespace. Changes nothing.
     ///
     /// # Errors
@@ -67,7 +73,7 @@ impl ServiceTableTarget {
     pub fn remove(&mut self) -> Result<(), NftError> {
         self.observe()?;
         if self.actual.is_some() || self.broken {
-            let mut requests = Requests::default();
+            let mut requests = Requests::new(A::FAMILY);
             requests.delete_table();
             self.actual = None;
             self.commit(&requests)?;
@@ -83,6 +89,18 @@ impl ServiceTableTarget {
     /// If the kernel does not tell.
     pub fn others_changed_something(&mut self) -> Result<bool, NftError> {
         Ok(self.generation != Some(self.socket.generation()?))
+    }
+
+    /// The kernel's generation after our last change or look; None if it is not known.
+    pub fn generation(&self) -> Option<u32> {
+        self.generation
+    }
+
+    /// Takes note that the table of the other family was changed by us, from one generation to another: nobody else did.
+    pub fn neighbour_changed(&mut self, before: Option<u32>, after: Option<u32>) {
+        if before.is_some() && self.generation == before {
+            self.generation = after;
+        }
     }
 
     /// Carries requests out; each transaction is the next generation.
@@ -103,7 +121,7 @@ impl ServiceTableTarget {
         let table = |m: &mut super::wire::Message| {
             m.text(1, TABLE);
         };
-        let tables = self.socket.dump("list tables", msg::GETTABLE, |_| {})?.unwrap_or_default();
+        let tables = self.socket.dump("list tables", A::FAMILY, msg::GETTABLE, |_| {})?.unwrap_or_default();
         if !tables.iter().any(|found| super::wire::text(found, 1) == Some(TABLE)) {
             return Ok(None);
         }
@@ -113,13 +131,13 @@ impl ServiceTableTarget {
             list.filter(|found| super::wire::text(found, 1) == Some(TABLE)).collect()
         };
         let mut dumps = Dumps {
-            chains: ours(self.socket.dump("list chains", msg::GETCHAIN, table)?),
-            rules: ours(self.socket.dump("list rules", msg::GETRULE, table)?),
-            sets: ours(self.socket.dump("list sets", msg::GETSET, table)?),
+            chains: ours(self.socket.dump("list chains", A::FAMILY, msg::GETCHAIN, table)?),
+            rules: ours(self.socket.dump("list rules", A::FAMILY, msg::GETRULE, table)?),
+            sets: ours(self.socket.dump("list sets", A::FAMILY, msg::GETSET, table)?),
             elements: Vec::new(),
         };
         for set in Set::ALL.into_iter().filter(|set| !set.dynamic()) {
-            let lists = self.socket.dump("list elements", msg::GETSETELEM, |m| {
+            let lists = self.socket.dump("list elements", A::FAMILY, msg::GETSETELEM, |m| {
                 m.text(1, TABLE).text(2, set.name());
             })?;
             dumps.elements.extend(lists.unwrap_or_default().into_iter().map(|list| (set, list)));
@@ -128,10 +146,10 @@ impl ServiceTableTarget {
     }
 
     /// The requests of a change, and the class chains that are unused after it.
-    fn requests(&self, ops: &[Op<Key, Value>]) -> (Requests, BTreeSet<String>) {
+    fn requests(&self, ops: &[Op<Key<A>, Value<A>>]) -> (Requests, BTreeSet<String>) {
         let none = ServiceTable::new();
         let actual = self.actual.as_ref().unwrap_or(&none);
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(A::FAMILY);
         if self.broken {
             requests.delete_table();
         }
@@ -158,7 +176,7 @@ impl ServiceTableTarget {
         delete_all(&deletes, |set| set.interval(), &mut requests);
         let puts: Vec<_> = puts.iter().collect();
         for part in puts.chunks(PART) {
-            let replaced: BTreeSet<Key> =
+            let replaced: BTreeSet<Key<A>> =
                 part.iter().map(|(key, _)| **key).filter(|key| actual.contains_key(key)).collect();
             delete_all(&replaced, |_| true, &mut requests);
             for elements in part.chunk_by(|(one, _), (other, _)| Set::of(one) == Set::of(other)) {
@@ -177,12 +195,12 @@ impl ServiceTableTarget {
     /// Adds the chains of new classes; the names of those that no element leads to after the change.
     fn class_chains(
         &self,
-        actual: &ServiceTable,
-        deletes: &BTreeSet<Key>,
-        puts: &BTreeMap<Key, Value>,
+        actual: &ServiceTable<A>,
+        deletes: &BTreeSet<Key<A>>,
+        puts: &BTreeMap<Key<A>, Value<A>>,
         requests: &mut Requests,
     ) -> BTreeSet<String> {
-        let class = |value: &Value| match value {
+        let class = |value: &Value<A>| match value {
             Value::Class(class) => Some(*class),
             _ => None,
         };
@@ -214,7 +232,7 @@ impl ServiceTableTarget {
             .map(|(name, _)| name.clone())
             .collect();
         for name in empty {
-            let mut requests = Requests::default();
+            let mut requests = Requests::new(A::FAMILY);
             requests.delete_chain(&name);
             match self.commit(&requests) {
                 Ok(()) => {
@@ -226,7 +244,7 @@ impl ServiceTableTarget {
     }
 }
 
-fn delete_all(keys: &BTreeSet<Key>, wanted: impl Fn(Set) -> bool, requests: &mut Requests) {
+fn delete_all<A: Address>(keys: &BTreeSet<Key<A>>, wanted: impl Fn(Set) -> bool, requests: &mut Requests) {
     // In reverse: what leads to other elements goes first.
     let keys: Vec<_> = keys.iter().rev().filter(|key| wanted(Set::of(key))).collect();
     for part in keys.chunk_by(|one, other| Set::of(one) == Set::of(other)) {
@@ -236,12 +254,12 @@ fn delete_all(keys: &BTreeSet<Key>, wanted: impl Fn(Set) -> bool, requests: &mut
     }
 }
 
-impl Target<Key, Value> for ServiceTableTarget {
+impl<A: Address> Target<Key<A>, Value<A>> for ServiceTableTarget<A> {
     type Error = NftError;
 
     /// Reads the table from the kernel. A table that is not as we build it counts as none, and is replaced by the next
     /// change.
-    fn observe(&mut self) -> Result<ServiceTable, NftError> {
+    fn observe(&mut self) -> Result<ServiceTable<A>, NftError> {
         // Read first: what happens while the rest is read counts as news.
         self.generation = None;
         let generation = self.socket.generation()?;
@@ -266,7 +284,7 @@ impl Target<Key, Value> for ServiceTableTarget {
 
     /// Carries the steps out in one transaction where the send buffer allows. After an error the kernel's table is read
     /// again before the next change.
-    fn apply(&mut self, ops: &[Op<Key, Value>]) -> Result<(), NftError> {
+    fn apply(&mut self, ops: &[Op<Key<A>, Value<A>>]) -> Result<(), NftError> {
         if self.actual.is_none() && !self.broken {
             self.observe()?;
         }

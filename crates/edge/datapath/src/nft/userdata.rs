@@ -2,12 +2,15 @@
 //!
 //! The numbers are those of libnftnl and nft 1.0: type-length-value with one byte each, values of the host's order.
 
-use minisvc_netstate::nft::schema::{Data, Field, Set};
+use minisvc_netstate::{
+    family::Family,
+    nft::schema::{Data, Field, Set},
+};
 
 /// Our own kind of rule userdata; nft skips kinds it does not know.
 const FINGERPRINT: u8 = 0x6d;
 /// Changes when the same rule text is encoded otherwise.
-const ENCODING_VERSION: u64 = 1;
+const ENCODING_VERSION: u64 = 2;
 
 const KEY_BYTE_ORDER: u8 = 0;
 const DATA_BYTE_ORDER: u8 = 1;
@@ -41,17 +44,24 @@ fn numbers(values: &[u32]) -> Vec<u8> {
     out
 }
 
-fn field(field: Field) -> Vec<u8> {
+fn field(family: Family, field: Field) -> Vec<u8> {
     const PAYLOAD: u32 = 7;
     const META: u32 = 9;
     const CT: u32 = 12;
     const NUMGEN: u32 = 23;
     const TH: u32 = 11;
-    const IP: u32 = 12;
+    const L4PROTO: u32 = 16;
+    // Header, and its fields of source and destination.
+    let (ip, source, destination) = match family {
+        Family::Ipv4 => (12, 11, 12),
+        Family::Ipv6 => (13, 7, 8),
+    };
     match field {
-        Field::SourceAddress => expression(PAYLOAD, &numbers(&[IP, 11])),
-        Field::DestinationAddress | Field::OriginalDestination => expression(PAYLOAD, &numbers(&[IP, 12])),
-        Field::Protocol => expression(PAYLOAD, &numbers(&[IP, 9])),
+        Field::SourceAddress => expression(PAYLOAD, &numbers(&[ip, source])),
+        Field::DestinationAddress | Field::OriginalDestination => {
+            expression(PAYLOAD, &numbers(&[ip, destination]))
+        }
+        Field::Protocol => expression(META, &numbers(&[L4PROTO])),
         Field::DestinationPort | Field::OriginalPort => expression(PAYLOAD, &numbers(&[TH, 2])),
         Field::Mark => expression(META, &numbers(&[3])),
         Field::ConntrackMark => expression(CT, &numbers(&[3, u32::MAX])),
@@ -59,14 +69,14 @@ fn field(field: Field) -> Vec<u8> {
     }
 }
 
-fn concatenation(fields: &[Field]) -> Vec<u8> {
+fn concatenation(family: Family, fields: &[Field]) -> Vec<u8> {
     const CONCAT: u32 = 13;
     if let [single] = fields {
-        return field(*single);
+        return field(family, *single);
     }
     let mut parts = Vec::new();
     for (kind, part) in (0..).zip(fields) {
-        put(kind, &field(*part), &mut parts);
+        put(kind, &field(family, *part), &mut parts);
     }
     expression(CONCAT, &parts)
 }
@@ -80,7 +90,7 @@ fn byte_order(fields: &[Field]) -> u32 {
 }
 
 /// How nft is to print a set or map.
-pub fn of_set(set: Set) -> Vec<u8> {
+pub fn of_set(family: Family, set: Set) -> Vec<u8> {
     const VERDICT: u32 = 1;
     let mut out = Vec::new();
     number(KEY_BYTE_ORDER, byte_order(set.key()), &mut out);
@@ -91,13 +101,13 @@ pub fn of_set(set: Set) -> Vec<u8> {
         };
         number(DATA_BYTE_ORDER, order, &mut out);
     }
-    put(KEY_TYPEOF, &concatenation(set.key()), &mut out);
+    put(KEY_TYPEOF, &concatenation(family, set.key()), &mut out);
     match set.data() {
         None => {}
-        Some(Data::Field(data)) => put(DATA_TYPEOF, &field(data), &mut out),
+        Some(Data::Field(data)) => put(DATA_TYPEOF, &field(family, data), &mut out),
         Some(Data::Endpoint) => {
             let endpoint = [Field::DestinationAddress, Field::DestinationPort];
-            put(DATA_TYPEOF, &concatenation(&endpoint), &mut out);
+            put(DATA_TYPEOF, &concatenation(family, &endpoint), &mut out);
         }
         Some(Data::Verdict) => put(DATA_TYPEOF, &expression(VERDICT, &[]), &mut out),
     }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a message ends on a 4-byte boundary and its lengths are those of what is in it.
 
+use minisvc_netstate::family::Family;
+
 /// Messages of nfnetlink's nftables subsystem.
 pub mod msg {
     pub const NEWTABLE: u16 = 0;
@@ -36,8 +38,6 @@ const SUBSYSTEM: u16 = 10;
 pub const BATCH_BEGIN: u16 = 0x10;
 /// `NFNL_MSG_BATCH_END`
 pub const BATCH_END: u16 = 0x11;
-/// `NFPROTO_IPV4`
-const FAMILY: u8 = 2;
 /// `NLM_F_REQUEST`
 const REQUEST: u16 = 1;
 /// `NLM_F_ACK`
@@ -66,14 +66,19 @@ pub struct Message {
 pub struct Nest(usize);
 
 impl Message {
-    /// A request to the nftables subsystem about our family.
-    pub fn new(kind: u16, flags: u16) -> Self {
-        Self::raw(SUBSYSTEM << 8 | kind, flags, FAMILY, 0)
+    /// A request to the nftables subsystem about a family.
+    pub fn new(family: Family, kind: u16, flags: u16) -> Self {
+        Self::raw(SUBSYSTEM << 8 | kind, flags, family.number(), 0)
     }
 
-    /// A request to connection tracking about our family.
-    pub fn conntrack(kind: u16, flags: u16) -> Self {
-        Self::raw(CONNTRACK << 8 | kind, flags, FAMILY, 0)
+    /// A request to the nftables subsystem about all families.
+    pub fn of_any_family(kind: u16) -> Self {
+        Self::raw(SUBSYSTEM << 8 | kind, 0, 0, 0)
+    }
+
+    /// A request to connection tracking about a family.
+    pub fn conntrack(family: Family, kind: u16, flags: u16) -> Self {
+        Self::raw(CONNTRACK << 8 | kind, flags, family.number(), 0)
     }
 
     /// The frame of a batch: [`BATCH_BEGIN`] or [`BATCH_END`].
@@ -221,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let mut message = Message::new(msg::NEWSET, CREATE);
+        let mut message = Message::new(Family::Ipv4, msg::NEWSET, CREATE);
         message.text(1, "minisvc").nested(3, |m| {
             m.number(1, 7);
         });

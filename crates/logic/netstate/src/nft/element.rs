@@ -3,15 +3,12 @@
 //! Invariant: keys sort so that an element comes after those it leads to; a table loaded in key order, in parts, never
 //! sends a packet to an endpoint set that is not there yet, and refuses only after all frontends are known.
 
-use ipnet::Ipv4Net;
+use crate::family::{Address, Endpoint};
 use minisvc_reconcile::State;
-use std::{
-    fmt,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::{fmt, net::Ipv4Addr};
 
-/// The table as a sorted map: what should be in the kernel, or what is.
-pub type ServiceTable = State<Key, Value>;
+/// The table of a family as a sorted map: what should be in the kernel, or what is.
+pub type ServiceTable<A = Ipv4Addr> = State<Key<A>, Value<A>>;
 
 /// Bits of a mark that hold the endpoint set.
 pub const SET_MASK: u32 = 0x000f_ffff;
@@ -84,16 +81,16 @@ impl fmt::Display for Protocol {
 
 /// An address and port that a Service answers on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Frontend {
+pub struct Frontend<A = Ipv4Addr> {
     /// The virtual address, or the node's.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Destination port.
     pub port: u16,
 }
 
-impl fmt::Display for Frontend {
+impl<A: Address> fmt::Display for Frontend<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} . {} . {}", self.address, self.protocol, self.port)
     }
@@ -145,13 +142,13 @@ pub fn class_and_set(mark: u32) -> Option<(u16, u32)> {
 
 /// Names an element. The order is the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
+pub enum Key<A: Address = Ipv4Addr> {
     /// A network of the cluster's Pods: sources in it are not masqueraded.
-    ClusterNetwork(Ipv4Net),
+    ClusterNetwork(A::Net),
     /// An address of the service network that this node answers itself (cluster DNS): left alone.
-    LocalService(Ipv4Addr),
+    LocalService(A),
     /// A Pod address that, reached from itself through a Service, needs a masqueraded source.
-    Hairpin(Ipv4Addr),
+    Hairpin(A),
     /// A class by number: its chain and the way there. Value: [`Value::Class`].
     Class(u16),
     /// Endpoint set and slot, 0 to count - 1. Value: [`Value::Endpoint`].
@@ -161,36 +158,36 @@ pub enum Key {
     /// With affinity: endpoint set and slot, which stays while others come and go. Value: [`Value::Endpoint`].
     AffinityEndpoint(u32, u32),
     /// A frontend outside the service network whose off-cluster clients get the node's address as source.
-    Masqueraded(Frontend),
+    Masqueraded(Frontend<A>),
     /// Clients that may use a frontend with [`BY_RANGE`].
-    SourceRange(Frontend, Ipv4Net),
+    SourceRange(Frontend<A>, A::Net),
     /// With [`BY_SOURCE`]: where Pods and nodes go. Value: [`Value::Mark`].
-    InternalFrontend(Frontend),
+    InternalFrontend(Frontend<A>),
     /// With [`BY_SOURCE`]: where everybody else goes. Value: [`Value::Mark`].
-    ExternalFrontend(Frontend),
+    ExternalFrontend(Frontend<A>),
     /// With [`BY_RANGE`]: where allowed clients go. Value: [`Value::Mark`].
-    RangedFrontend(Frontend),
+    RangedFrontend(Frontend<A>),
     /// A node port. Value: [`Value::Mark`].
     NodePort(Protocol, u16),
     /// A frontend. Value: [`Value::Mark`].
-    Frontend(Frontend),
+    Frontend(Frontend<A>),
     /// An address of this node on which node ports answer.
-    NodeAddress(Ipv4Addr),
+    NodeAddress(A),
     /// A load balancer's address: other ports of it are refused.
-    LoadBalancerAddress(Ipv4Addr),
+    LoadBalancerAddress(A),
     /// A network of virtual addresses: what is no frontend in it is refused.
-    ServiceNetwork(Ipv4Net),
+    ServiceNetwork(A::Net),
 }
 
 /// What an element holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum Value<A = Ipv4Addr> {
     /// A member of a set.
     Present,
     /// An endpoint set with its class, or a special mark.
     Mark(u32),
     /// An endpoint's address and port.
-    Endpoint(SocketAddrV4),
+    Endpoint(Endpoint<A>),
     /// An affinity slot, never 0.
     Slot(u32),
     /// How to pick.

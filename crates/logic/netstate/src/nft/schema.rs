@@ -1,15 +1,16 @@
 //! The named sets and maps of the table, and the fields their keys and data are made of.
 
 use super::element::Key;
+use crate::family::{Address, Family};
 
-/// A value of a packet, its connection or the moment, as rules look at it. Every field takes one 32-bit register.
+/// A value of a packet, its connection or the moment, as rules look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// `ip saddr`
+    /// `ip saddr`, `ip6 saddr`
     SourceAddress,
-    /// `ip daddr`
+    /// `ip daddr`, `ip6 daddr`
     DestinationAddress,
-    /// `ip protocol`
+    /// `meta l4proto`
     Protocol,
     /// `th dport`
     DestinationPort,
@@ -19,10 +20,27 @@ pub enum Field {
     ConntrackMark,
     /// `numgen random mod N`; N is of no importance for the type of a set
     Random(u16),
-    /// `ct original ip daddr`
+    /// `ct original ip daddr`, `ct original ip6 daddr`
     OriginalDestination,
     /// `ct original proto-dst`
     OriginalPort,
+}
+
+impl Field {
+    /// Its length in bytes.
+    pub fn octets(self, family: Family) -> usize {
+        match self {
+            Self::SourceAddress | Self::DestinationAddress | Self::OriginalDestination => family.octets(),
+            Self::Protocol => 1,
+            Self::DestinationPort | Self::OriginalPort => 2,
+            Self::Mark | Self::ConntrackMark | Self::Random(_) => 4,
+        }
+    }
+
+    /// How many of the kernel's 32-bit registers it takes.
+    pub fn registers(self, family: Family) -> usize {
+        self.octets(family).div_ceil(4)
+    }
 }
 
 /// What a map's data is.
@@ -164,7 +182,7 @@ impl Set {
     }
 
     /// The set or map that an element lives in.
-    pub fn of(key: &Key) -> Self {
+    pub fn of<A: Address>(key: &Key<A>) -> Self {
         match key {
             Key::ClusterNetwork(_) => Self::ClusterNetwork,
             Key::LocalService(_) => Self::LocalServices,

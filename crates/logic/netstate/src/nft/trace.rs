@@ -12,15 +12,16 @@ use super::{
     schema::{Field, Set},
     text::rule_text,
 };
-use std::net::{Ipv4Addr, SocketAddrV4};
+use crate::family::{Address, Endpoint, Network};
+use std::net::Ipv4Addr;
 
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct Packet<A = Ipv4Addr> {
     /// Where it comes from.
-    pub source: Ipv4Addr,
+    pub source: A,
     /// Where it is sent to.
-    pub destination: Ipv4Addr,
+    pub destination: A,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Destination port.
@@ -42,7 +43,7 @@ pub struct Connection {
 
 /// What becomes of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Verdict<A = Ipv4Addr> {
     /// It goes on as it is: not for a Service.
     Pass {
         /// Its source becomes the node's address if it leaves the node.
@@ -51,7 +52,7 @@ pub enum Verdict {
     /// It goes to an endpoint.
     Endpoint {
         /// Which one.
-        endpoint: SocketAddrV4,
+        endpoint: Endpoint<A>,
         /// Its source becomes the node's address.
         masquerade: bool,
     },
@@ -72,11 +73,11 @@ pub struct Step {
 
 /// The whole walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trace {
+pub struct Trace<A = Ipv4Addr> {
     /// Rules that matched, in order.
     pub steps: Vec<Step>,
     /// What became of the packet.
-    pub verdict: Verdict,
+    pub verdict: Verdict<A>,
     /// What affinity remembers now.
     pub remembered: Option<u32>,
     /// The packet's mark when it is routed.
@@ -86,12 +87,17 @@ pub struct Trace {
 }
 
 /// Walks a packet through the table.
-pub fn trace(table: &ServiceTable, packet: &Packet, connection: &Connection) -> Trace {
+pub fn trace<A: Address>(table: &ServiceTable<A>, packet: &Packet<A>, connection: &Connection) -> Trace<A> {
     walk(table, &constant_chains(), packet, connection)
 }
 
 /// As [`trace`], with other constant chains: for tests that break a rule on purpose.
-pub fn walk(table: &ServiceTable, chains: &[Chain], packet: &Packet, connection: &Connection) -> Trace {
+pub fn walk<A: Address>(
+    table: &ServiceTable<A>,
+    chains: &[Chain],
+    packet: &Packet<A>,
+    connection: &Connection,
+) -> Trace<A> {
     let mut walk = Walk {
         table,
         chains,
@@ -151,20 +157,20 @@ enum Next {
     Jump(Flow),
 }
 
-struct Walk<'a> {
-    table: &'a ServiceTable,
+struct Walk<'a, A: Address> {
+    table: &'a ServiceTable<A>,
     chains: &'a [Chain],
-    packet: &'a Packet,
+    packet: &'a Packet<A>,
     random: u32,
     remembered: Option<u32>,
     mark: u32,
     conntrack_mark: u32,
-    translated: Option<SocketAddrV4>,
+    translated: Option<Endpoint<A>>,
     steps: Vec<Step>,
 }
 
-impl Walk<'_> {
-    fn passed(&self, masquerade: bool) -> Verdict {
+impl<A: Address> Walk<'_, A> {
+    fn passed(&self, masquerade: bool) -> Verdict<A> {
         match self.translated {
             Some(endpoint) => Verdict::Endpoint { endpoint, masquerade },
             None => Verdict::Pass { masquerade },
@@ -207,7 +213,7 @@ impl Walk<'_> {
     }
 
     fn record(&mut self, place: usize, chain: &str, rule: &Rule) {
-        self.steps.insert(place, Step { chain: chain.to_owned(), rule: rule_text(rule) });
+        self.steps.insert(place, Step { chain: chain.to_owned(), rule: rule_text(A::FAMILY, rule) });
     }
 
     fn statement(&mut self, statement: &Statement, deep: u32) -> Next {
@@ -266,8 +272,8 @@ impl Walk<'_> {
             || self.table.contains_key(&Key::LocalService(destination))
     }
 
-    fn destination(&self) -> Ipv4Addr {
-        self.translated.map_or(self.packet.destination, |endpoint| *endpoint.ip())
+    fn destination(&self) -> A {
+        self.translated.map_or(self.packet.destination, |endpoint| endpoint.address)
     }
 
     fn source(&self, source: &Source) -> Option<u32> {
@@ -282,21 +288,22 @@ impl Walk<'_> {
     }
 
     /// The fields' values; a set's key is compared with them field by field.
-    fn values(&self, fields: &[Field]) -> Vec<u32> {
+    fn values(&self, fields: &[Field]) -> Vec<Word<A>> {
         fields
             .iter()
             .map(|field| match field {
-                Field::SourceAddress => u32::from(self.packet.source),
-                Field::DestinationAddress => u32::from(self.destination()),
-                Field::Protocol => u32::from(self.packet.protocol.number()),
+                Field::SourceAddress => Word::Address(self.packet.source),
+                Field::DestinationAddress => Word::Address(self.destination()),
+                Field::Protocol => Word::Number(u32::from(self.packet.protocol.number())),
                 Field::DestinationPort => {
-                    u32::from(self.translated.map_or(self.packet.port, |endpoint| endpoint.port()))
+                    let port = self.translated.map_or(self.packet.port, |endpoint| endpoint.port);
+                    Word::Number(u32::from(port))
                 }
-                Field::Mark => self.mark,
-                Field::ConntrackMark => self.conntrack_mark,
-                Field::Random(modulus) => self.random % u32::from(*modulus).max(1),
-                Field::OriginalDestination => u32::from(self.packet.destination),
-                Field::OriginalPort => u32::from(self.packet.port),
+                Field::Mark => Word::Number(self.mark),
+                Field::ConntrackMark => Word::Number(self.conntrack_mark),
+                Field::Random(modulus) => Word::Number(self.random % u32::from(*modulus).max(1)),
+                Field::OriginalDestination => Word::Address(self.packet.destination),
+                Field::OriginalPort => Word::Number(u32::from(self.packet.port)),
             })
             .collect()
     }
@@ -304,29 +311,30 @@ impl Walk<'_> {
     fn contains(&self, fields: &[Field], set: Set) -> bool {
         let values = self.values(fields);
         match (set, values.as_slice()) {
-            (Set::ClusterNetwork, [address]) => self.table.keys().any(
-                |key| matches!(key, Key::ClusterNetwork(net) if net.contains(&Ipv4Addr::from(*address))),
-            ),
-            (Set::ServiceNetwork, [address]) => self.table.keys().rev().any(
-                |key| matches!(key, Key::ServiceNetwork(net) if net.contains(&Ipv4Addr::from(*address))),
-            ),
-            (Set::SourceRanges, [source, address, protocol, port]) => {
-                let Some(frontend) = frontend(*address, *protocol, *port) else { return false };
-                let all = ipnet::Ipv4Net::default();
-                let first = Key::SourceRange(frontend, all);
+            (Set::ClusterNetwork, [Word::Address(address)]) => {
+                self.table.keys().any(|key| matches!(key, Key::ClusterNetwork(net) if net.holds(*address)))
+            }
+            (Set::ServiceNetwork, [Word::Address(address)]) => self
+                .table
+                .keys()
+                .rev()
+                .any(|key| matches!(key, Key::ServiceNetwork(net) if net.holds(*address))),
+            (Set::SourceRanges, [Word::Address(source), rest @ ..]) => {
+                let Some(frontend) = frontend(rest) else { return false };
+                let first = Key::SourceRange(frontend, A::Net::everything());
                 self.table
                     .range(first..)
                     .map_while(|(key, _)| match key {
                         Key::SourceRange(other, net) if *other == frontend => Some(net),
                         _ => None,
                     })
-                    .any(|net| net.contains(&Ipv4Addr::from(*source)))
+                    .any(|net| net.holds(*source))
             }
             _ => key(set, &values).is_some_and(|key| self.table.contains_key(&key)),
         }
     }
 
-    fn map(&self, fields: &[Field], set: Set) -> Option<Value> {
+    fn map(&self, fields: &[Field], set: Set) -> Option<Value<A>> {
         let values = self.values(fields);
         if set == Set::Affinity {
             return self.remembered.map(Value::Slot);
@@ -335,38 +343,53 @@ impl Walk<'_> {
     }
 }
 
-fn frontend(address: u32, protocol: u32, port: u32) -> Option<Frontend> {
+/// What a field of a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word<A> {
+    /// An address.
+    Address(A),
+    /// A protocol, port, mark or number.
+    Number(u32),
+}
+
+fn frontend<A: Address>(words: &[Word<A>]) -> Option<Frontend<A>> {
+    let [Word::Address(address), Word::Number(protocol), Word::Number(port)] = *words else { return None };
     Some(Frontend {
-        address: Ipv4Addr::from(address),
+        address,
         protocol: Protocol::from_number(u8::try_from(protocol).ok()?)?,
         port: u16::try_from(port).ok()?,
     })
 }
 
 /// The element that field values name; None if there is no such element in any table.
-pub fn key(set: Set, values: &[u32]) -> Option<Key> {
+pub fn key<A: Address>(set: Set, values: &[Word<A>]) -> Option<Key<A>> {
+    use Word::{Address, Number};
     let ours = |mark: u32, tag: u32| (mark & !SET_MASK == tag).then_some(mark & SET_MASK);
     Some(match (set, values) {
-        (Set::LocalServices, [address]) => Key::LocalService(Ipv4Addr::from(*address)),
-        (Set::NodeAddresses, [address]) => Key::NodeAddress(Ipv4Addr::from(*address)),
-        (Set::LoadBalancerAddresses, [address]) => Key::LoadBalancerAddress(Ipv4Addr::from(*address)),
-        (Set::Hairpin, [source, destination]) if source == destination => {
-            Key::Hairpin(Ipv4Addr::from(*source))
+        (Set::LocalServices, [Address(address)]) => Key::LocalService(*address),
+        (Set::NodeAddresses, [Address(address)]) => Key::NodeAddress(*address),
+        (Set::LoadBalancerAddresses, [Address(address)]) => Key::LoadBalancerAddress(*address),
+        (Set::Hairpin, [Address(source), Address(destination)]) if source == destination => {
+            Key::Hairpin(*source)
         }
-        (Set::Classes, [mark]) if mark & !CLASS_MASK == 0 => {
+        (Set::Classes, [Number(mark)]) if mark & !CLASS_MASK == 0 => {
             Key::Class(u16::try_from(mark >> CLASS_SHIFT).ok()?)
         }
-        (Set::Endpoints, [mark, slot]) => Key::Endpoint(ours(*mark, OURS)?, *slot),
-        (Set::AffinitySlots, [mark, index]) => Key::AffinitySlot(ours(*mark, OURS_STICKY)?, *index),
-        (Set::AffinityEndpoints, [mark, slot]) => Key::AffinityEndpoint(ours(*mark, OURS_STICKY)?, *slot),
-        (Set::NodePorts, [protocol, port]) => {
+        (Set::Endpoints, [Number(mark), Number(slot)]) => Key::Endpoint(ours(*mark, OURS)?, *slot),
+        (Set::AffinitySlots, [Number(mark), Number(index)]) => {
+            Key::AffinitySlot(ours(*mark, OURS_STICKY)?, *index)
+        }
+        (Set::AffinityEndpoints, [Number(mark), Number(slot)]) => {
+            Key::AffinityEndpoint(ours(*mark, OURS_STICKY)?, *slot)
+        }
+        (Set::NodePorts, [Number(protocol), Number(port)]) => {
             Key::NodePort(Protocol::from_number(u8::try_from(*protocol).ok()?)?, u16::try_from(*port).ok()?)
         }
-        (Set::Masqueraded, [a, p, d]) => Key::Masqueraded(frontend(*a, *p, *d)?),
-        (Set::InternalFrontends, [a, p, d]) => Key::InternalFrontend(frontend(*a, *p, *d)?),
-        (Set::ExternalFrontends, [a, p, d]) => Key::ExternalFrontend(frontend(*a, *p, *d)?),
-        (Set::RangedFrontends, [a, p, d]) => Key::RangedFrontend(frontend(*a, *p, *d)?),
-        (Set::Frontends, [a, p, d]) => Key::Frontend(frontend(*a, *p, *d)?),
+        (Set::Masqueraded, place) => Key::Masqueraded(frontend(place)?),
+        (Set::InternalFrontends, place) => Key::InternalFrontend(frontend(place)?),
+        (Set::ExternalFrontends, place) => Key::ExternalFrontend(frontend(place)?),
+        (Set::RangedFrontends, place) => Key::RangedFrontend(frontend(place)?),
+        (Set::Frontends, place) => Key::Frontend(frontend(place)?),
         _ => return None,
     })
 }

@@ -5,25 +5,26 @@
 use super::Planner;
 use crate::plan::{NodeView, Place, ServicePlan};
 use minisvc_apimachinery::ObjectKey;
+use minisvc_netstate::family::Address;
 use minisvc_reconcile::Rejection;
 use std::collections::BTreeSet;
 
 /// Age and name: the least owns the place.
 pub(super) type Claim = (i64, ObjectKey);
 
-impl Planner {
+impl<A: Address> Planner<A> {
     /// The node it plans for.
     pub fn node(&self) -> &NodeView {
         &self.node
     }
 
     /// The Service that owns a place, and what it wants.
-    pub fn owner(&self, place: &Place) -> Option<(&ObjectKey, &ServicePlan)> {
+    pub fn owner(&self, place: &Place<A>) -> Option<(&ObjectKey, &ServicePlan<A>)> {
         let (_, owner) = self.claims.get(place)?.first()?;
         Some((owner, &self.planned.get(owner)?.plan))
     }
 
-    pub(super) fn unclaim(&mut self, place: &Place, claim: &Claim, again: &mut BTreeSet<ObjectKey>) {
+    pub(super) fn unclaim(&mut self, place: &Place<A>, claim: &Claim, again: &mut BTreeSet<ObjectKey>) {
         if let Some(claims) = self.claims.get_mut(place) {
             claims.remove(claim);
             again.extend(claims.iter().map(|(_, key)| key.clone()));
@@ -34,14 +35,14 @@ impl Planner {
     }
 
     /// The places that a Service owns, and those it lost.
-    pub(super) fn places(&self, key: &ObjectKey) -> (Vec<Place>, Vec<Place>) {
+    pub(super) fn places(&self, key: &ObjectKey) -> (Vec<Place<A>>, Vec<Place<A>>) {
         let Some(entry) = self.planned.get(key) else { return (Vec::new(), Vec::new()) };
         entry.plan.frontends.keys().partition(|place| {
             self.claims.get(place).and_then(BTreeSet::first).is_none_or(|(_, owner)| owner == key)
         })
     }
 
-    pub(super) fn conflict(&self, key: &ObjectKey, place: &Place) -> Rejection {
+    pub(super) fn conflict(&self, key: &ObjectKey, place: &Place<A>) -> Rejection {
         let owner = self.claims.get(place).and_then(BTreeSet::first).map(|(_, owner)| owner.to_string());
         let place = match place {
             Place::Address(frontend) => frontend.to_string(),

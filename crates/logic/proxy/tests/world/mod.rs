@@ -1,13 +1,19 @@
 //! Generated clusters: few names and addresses, so that things collide.
+//!
+//! Worlds are drawn in IPv4, and every address has a twin in IPv6: snapshots are of dual-stack Services, and what holds
+//! for the table of one family must hold for the other's.
 #![allow(dead_code, missing_docs, clippy::expect_used)]
 
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, cluster::AddressRange};
-use minisvc_netstate::nft::{Packet, Protocol};
+use minisvc_netstate::{
+    family::{Address, Endpoint},
+    nft::{Packet, Protocol, Verdict},
+};
 use minisvc_proxy::NodeView;
 use proptest::prelude::*;
 use serde_json::json;
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -15,11 +21,67 @@ pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 9, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
+/// The addresses of a family that stand for the IPv4 addresses of a world.
+pub trait Twin: Address {
+    fn twin(drawn: Ipv4Addr) -> Self;
+
+    /// The address it stands for.
+    fn drawn(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.number() as u32)
+    }
+}
+
+impl Twin for Ipv4Addr {
+    fn twin(drawn: Ipv4Addr) -> Self {
+        drawn
+    }
+}
+
+impl Twin for Ipv6Addr {
+    fn twin(drawn: Ipv4Addr) -> Self {
+        Self::from(0xfd00 << 112 | u128::from(u32::from(drawn)))
+    }
+}
+
+fn both(drawn: Ipv4Addr) -> [IpAddr; 2] {
+    [drawn.into(), Ipv6Addr::twin(drawn).into()]
+}
+
+/// A network and its twin.
+pub fn both_nets(drawn: &str) -> [ipnet::IpNet; 2] {
+    let net: ipnet::Ipv4Net = drawn.parse().expect("network");
+    let twin = ipnet::Ipv6Net::new(Ipv6Addr::twin(net.network()), 96 + net.prefix_len()).expect("length");
+    [net.into(), twin.into()]
+}
+
+/// The packet in a table's family.
+pub fn twin<A: Twin>(packet: &Packet) -> Packet<A> {
+    let Packet { source, destination, protocol, port, from_node, mark } = *packet;
+    Packet { source: A::twin(source), destination: A::twin(destination), protocol, port, from_node, mark }
+}
+
+/// A verdict as it is in the world that was drawn.
+pub fn drawn<A: Twin>(verdict: Verdict<A>) -> Verdict {
+    match verdict {
+        Verdict::Endpoint { endpoint: Endpoint { address, port }, masquerade } => {
+            Verdict::Endpoint { endpoint: Endpoint { address: address.drawn(), port }, masquerade }
+        }
+        Verdict::Pass { masquerade } => Verdict::Pass { masquerade },
+        Verdict::Refuse => Verdict::Refuse,
+        Verdict::Drop => Verdict::Drop,
+    }
+}
+
 pub fn node_view() -> NodeView {
-    let address = |last| Ipv4Addr::new(203, 0, 113, last).into();
-    let pool = AddressRange { first: address(1), last: address(9) };
-    let cluster = ClusterConfig { load_balancer_pool: vec![pool], ..ClusterConfig::default() };
-    NodeView { name: "n1".to_owned(), addresses: vec![NODE.into()], zone: Some("z1".to_owned()), cluster }
+    let [first, last] = [1, 9].map(|last| both(Ipv4Addr::new(203, 0, 113, last)));
+    let pool = [0, 1].map(|family| AddressRange { first: first[family], last: last[family] });
+    let cluster = ClusterConfig {
+        cluster_cidrs: both_nets("10.42.0.0/16").to_vec(),
+        service_cidrs: both_nets("10.43.0.0/16").to_vec(),
+        load_balancer_pool: pool.to_vec(),
+        ..ClusterConfig::default()
+    };
+    NodeView { name: "n1".to_owned(), addresses: both(NODE).to_vec(), zone: Some("z1".to_owned()), cluster }
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +118,7 @@ pub struct Svc {
 
 impl Svc {
     /// The endpoints for a node called n1 in zone z1, of all that may be used.
-    pub fn near(&self, port: &Port) -> Vec<SocketAddrV4> {
+    pub fn near(&self, port: &Port) -> Vec<Endpoint> {
         let ready: Vec<&End> = self.ends.iter().filter(|end| end.ready).collect();
         for (hints, own) in [
             (ready.iter().map(|end| end.hints.0).collect::<Vec<_>>(), "n1"),
@@ -65,16 +127,18 @@ impl Svc {
             let here = |hint: &&[&str]| hint.contains(&own);
             if hints.iter().all(|hint| !hint.is_empty()) && hints.iter().any(here) {
                 let kept = ready.iter().zip(&hints).filter(|(_, hint)| here(hint));
-                return kept.map(|(end, _)| SocketAddrV4::new(end.address, 8000 + port.port)).collect();
+                return kept
+                    .map(|(end, _)| Endpoint { address: end.address, port: 8000 + port.port })
+                    .collect();
             }
         }
         self.usable(port, |_| true)
     }
 
-    pub fn usable(&self, port: &Port, on: impl Fn(&str) -> bool) -> Vec<SocketAddrV4> {
-        let of = |wanted: &dyn Fn(&End) -> bool| -> Vec<SocketAddrV4> {
+    pub fn usable(&self, port: &Port, on: impl Fn(&str) -> bool) -> Vec<Endpoint> {
+        let of = |wanted: &dyn Fn(&End) -> bool| -> Vec<Endpoint> {
             let ends = self.ends.iter().filter(|end| on(end.node) && wanted(end));
-            ends.map(|end| SocketAddrV4::new(end.address, 8000 + port.port)).collect()
+            ends.map(|end| Endpoint { address: end.address, port: 8000 + port.port }).collect()
         };
         let ready = of(&|end| end.ready);
         if ready.is_empty() { of(&|end| !end.ready && end.serving && end.terminating) } else { ready }
@@ -134,19 +198,23 @@ impl World {
                            "protocol": label(port.protocol)})
                 })
                 .collect();
-            let ingress: Vec<_> = service.balancer_ip.iter().map(|ip| json!({"ip": ip})).collect();
+            let balancers = service.balancer_ip.into_iter().flat_map(both);
+            let ingress: Vec<_> = balancers.map(|ip| json!({"ip": ip})).collect();
+            let cluster_ips: Vec<IpAddr> = service.cluster_ip.into_iter().flat_map(both).collect();
+            let ranges: Vec<_> = service.ranges.iter().flat_map(|range| both_nets(range)).collect();
             let object = json!({
                 "metadata": {"namespace": "default", "name": name},
-                "spec": {"type": kind, "clusterIP": service.cluster_ip, "ports": ports,
+                "spec": {"type": kind, "clusterIP": service.cluster_ip,
+                         "clusterIPs": cluster_ips, "ports": ports,
                          "internalTrafficPolicy": policy(service.internal_local),
                          "externalTrafficPolicy": policy(service.external_local),
-                         "loadBalancerSourceRanges": service.ranges,
+                         "loadBalancerSourceRanges": ranges,
                          "sessionAffinity": if service.sticky { "ClientIP" } else { "None" }},
                 "status": {"loadBalancer": {"ingress": ingress}},
             });
             let key = ObjectKey::new("default", name);
             let service_object = serde_json::from_value(object).expect("Service");
-            snapshot.services.insert(key.clone(), Arc::new(service_object));
+            snapshot.services.insert(key, Arc::new(service_object));
             let slice_ports: Vec<_> = service
                 .ports
                 .iter()
@@ -154,23 +222,22 @@ impl World {
                     json!({"name": port_name(port), "port": 8000 + port.port, "protocol": label(port.protocol)})
                 })
                 .collect();
-            let ends: Vec<_> = service
-                .ends
-                .iter()
-                .map(|end| {
+            for (family, type_) in [(0, "IPv4"), (1, "IPv6")] {
+                let ends = service.ends.iter().map(|end| {
                     let named = |names: &[&str]| -> Vec<_> { names.iter().map(|name| json!({"name": name})).collect() };
-                    json!({"addresses": [end.address], "nodeName": end.node,
+                    json!({"addresses": [both(end.address)[family]], "nodeName": end.node,
                         "hints": {"forNodes": named(end.hints.0), "forZones": named(end.hints.1)},
                         "conditions": {"ready": end.ready, "serving": end.serving, "terminating": end.terminating}})
-                })
-                .collect();
-            let slice = json!({
-                "metadata": {"namespace": "default", "name": name,
-                             "labels": {"kubernetes.io/service-name": name}},
-                "addressType": "IPv4", "ports": slice_ports, "endpoints": ends,
-            });
-            let slice = serde_json::from_value(slice).expect("EndpointSlice");
-            snapshot.endpoint_slices.insert(key, Arc::new(slice));
+                });
+                let slice = format!("{name}-{}", type_.to_lowercase());
+                let object = json!({
+                    "metadata": {"namespace": "default", "name": slice,
+                                 "labels": {"kubernetes.io/service-name": name}},
+                    "addressType": type_, "ports": slice_ports, "endpoints": ends.collect::<Vec<_>>(),
+                });
+                let object = serde_json::from_value(object).expect("EndpointSlice");
+                snapshot.endpoint_slices.insert(ObjectKey::new("default", slice), Arc::new(object));
+            }
         }
         snapshot
     }

@@ -3,16 +3,19 @@
 //! Invariant: a statement loads every register it reads itself, from [`FIRST`] on.
 
 use super::{super::wire::Message, value};
-use minisvc_netstate::nft::{
-    Set, Statement,
-    rules::{ConnectionState, Jump, Source},
-    schema::Field,
+use minisvc_netstate::{
+    family::Family,
+    nft::{
+        Set, Statement,
+        rules::{Jump, Source},
+        schema::Field,
+    },
 };
 
-/// Register of the first field; every field takes one of 32 bits. 8 to 11 are the kernel's register 1.
+/// Register of the first field, of 32 bits each; the next field follows in as many as the first takes.
 const FIRST: u32 = 8;
-/// Register 2 of 16 bytes: what affinity learns.
-const LEARNT: u32 = 12;
+/// What affinity learns: after the longest key of such a look-up, an IPv6 address and a mark.
+const LEARNT: u32 = 16;
 /// The verdict register.
 const VERDICT: u32 = 0;
 
@@ -36,13 +39,21 @@ fn expression(message: &mut Message, name: &str, inside: impl FnOnce(&mut Messag
     });
 }
 
-fn load(message: &mut Message, fields: &[Field]) {
-    for (register, field) in (FIRST..).zip(fields) {
-        load_field(message, *field, register);
+fn load(message: &mut Message, family: Family, fields: &[Field]) {
+    let mut register = FIRST;
+    for field in fields {
+        load_field(message, family, *field, register);
+        register += field.registers(family) as u32;
     }
 }
 
-fn load_field(message: &mut Message, field: Field, register: u32) {
+fn load_field(message: &mut Message, family: Family, field: Field, register: u32) {
+    // Offsets in the IP header (RFC 791, RFC 8200).
+    let (source, destination, original) = match family {
+        Family::Ipv4 => (12, 16, CT_DST_IP),
+        Family::Ipv6 => (8, 24, CT_DST_IP6),
+    };
+    let length = family.octets() as u32;
     let payload = |m: &mut Message, base: u32, offset: u32, length: u32| {
         expression(m, "payload", |m| {
             m.number(1, register).number(2, base).number(3, offset).number(4, length);
@@ -57,16 +68,16 @@ fn load_field(message: &mut Message, field: Field, register: u32) {
         });
     };
     match field {
-        Field::SourceAddress => payload(message, 1, 12, 4),
-        Field::DestinationAddress => payload(message, 1, 16, 4),
-        Field::Protocol => payload(message, 1, 9, 1),
+        Field::SourceAddress => payload(message, 1, source, length),
+        Field::DestinationAddress => payload(message, 1, destination, length),
+        Field::Protocol => meta(message, META_L4PROTO, register),
         Field::DestinationPort => payload(message, 2, 2, 2),
         Field::Mark => meta(message, META_MARK, register),
         Field::ConntrackMark => conntrack(message, CT_MARK, false),
         Field::Random(modulus) => expression(message, "numgen", |m| {
             m.number(1, register).number(2, u32::from(modulus)).number(3, 1).number(4, 0);
         }),
-        Field::OriginalDestination => conntrack(message, CT_DST_IP, true),
+        Field::OriginalDestination => conntrack(message, original, true),
         Field::OriginalPort => conntrack(message, CT_PROTO_DST, true),
     }
 }
@@ -79,6 +90,7 @@ const CT_STATUS: u32 = 2;
 const CT_MARK: u32 = 3;
 const CT_PROTO_DST: u32 = 12;
 const CT_DST_IP: u32 = 20;
+const CT_DST_IP6: u32 = 22;
 /// `IPS_DST_NAT`
 const STATUS_DNAT: u32 = 0x20;
 /// `RTN_LOCAL`
@@ -125,7 +137,7 @@ fn lookup(message: &mut Message, set: &str, to: Option<u32>, id: u32, not: bool)
 }
 
 /// Leaves a mark in the first register.
-fn encode_source(message: &mut Message, source: &Source) {
+fn encode_source(message: &mut Message, family: Family, source: &Source) {
     match source {
         Source::Constant(constant) => expression(message, "immediate", |m| {
             m.number(1, FIRST);
@@ -137,15 +149,15 @@ fn encode_source(message: &mut Message, source: &Source) {
             bitwise(message, mask & !or, *or);
         }
         Source::Map(fields, set) => {
-            load(message, fields);
+            load(message, family, fields);
             lookup(message, set.name(), Some(FIRST), 0, false);
         }
     }
 }
 
-fn dynset(message: &mut Message, operation: u32, timeout_s: Option<u32>) {
-    load(message, Set::Affinity.key());
-    load_field(message, Field::ConntrackMark, LEARNT);
+fn dynset(message: &mut Message, family: Family, operation: u32, timeout_s: Option<u32>) {
+    load(message, family, Set::Affinity.key());
+    load_field(message, family, Field::ConntrackMark, LEARNT);
     expression(message, "dynset", |m| {
         m.text(1, Set::Affinity.name()).number(3, operation).number(4, FIRST).number(5, LEARNT);
         if let Some(seconds) = timeout_s {
@@ -160,10 +172,10 @@ fn jump(message: &mut Message, code: i32, chain: Option<&str>) {
     });
 }
 
-pub(super) fn encode_statement(message: &mut Message, statement: &Statement, anonymous: u32) {
+pub(super) fn encode_statement(message: &mut Message, family: Family, statement: &Statement, anonymous: u32) {
     match statement {
         Statement::Lookup { fields, set, not } => {
-            load(message, fields);
+            load(message, family, fields);
             lookup(message, set.name(), None, 0, *not);
         }
         Statement::Transport => {
@@ -181,7 +193,7 @@ pub(super) fn encode_statement(message: &mut Message, statement: &Statement, ano
             }
             compare(message, EQUAL, &value.to_ne_bytes());
         }
-        Statement::State(state) => encode_conntrack_bits(message, CT_STATE, state_bits(*state)),
+        Statement::State(state) => encode_conntrack_bits(message, CT_STATE, state.bits()),
         Statement::Translated => encode_conntrack_bits(message, CT_STATUS, STATUS_DNAT),
         Statement::SourceIsLocal => {
             expression(message, "fib", |m| {
@@ -194,31 +206,33 @@ pub(super) fn encode_statement(message: &mut Message, statement: &Statement, ano
             compare(message, NOT_EQUAL, &LOOPBACK.to_ne_bytes());
         }
         Statement::SetMark(source) => {
-            encode_source(message, source);
+            encode_source(message, family, source);
             expression(message, "meta", |m| {
                 m.number(2, META_MARK).number(3, FIRST);
             });
         }
         Statement::SetConntrackMark(source) => {
-            encode_source(message, source);
+            encode_source(message, family, source);
             expression(message, "ct", |m| {
                 m.number(2, CT_MARK).number(4, FIRST);
             });
         }
-        Statement::Learn(seconds) => dynset(message, 1, Some(*seconds)),
-        Statement::Forget => dynset(message, 2, None),
+        Statement::Learn(seconds) => dynset(message, family, 1, Some(*seconds)),
+        Statement::Forget => dynset(message, family, 2, None),
         Statement::Dnat(fields, set) => {
-            load(message, fields);
+            load(message, family, fields);
             lookup(message, set.name(), Some(FIRST), 0, false);
             expression(message, "nat", |m| {
-                m.number(1, 1).number(2, 2).number(3, FIRST).number(5, FIRST + 1);
+                let port = FIRST + Field::DestinationAddress.registers(family) as u32;
+                m.number(1, 1).number(2, u32::from(family.number())).number(3, FIRST).number(5, port);
             });
         }
         Statement::Masquerade => expression(message, "masq", |m| {
             m.number(1, 16);
         }),
         Statement::Reset => reject(message, 1, 0),
-        Statement::Unreachable => reject(message, 0, 3),
+        // "Port unreachable" of ICMP (RFC 792) and of ICMPv6 (RFC 4443).
+        Statement::Unreachable => reject(message, 0, if family == Family::Ipv4 { 3 } else { 4 }),
         Statement::ToClass => {
             meta(message, META_MARK, FIRST);
             bitwise(message, minisvc_netstate::nft::element::CLASS_MASK, 0);
@@ -229,10 +243,6 @@ pub(super) fn encode_statement(message: &mut Message, statement: &Statement, ano
         Statement::To(Jump::Accept) => jump(message, ACCEPT, None),
         Statement::To(Jump::Drop) => jump(message, DROP, None),
     }
-}
-
-fn state_bits(state: ConnectionState) -> u32 {
-    state.bits()
 }
 
 fn encode_conntrack_bits(message: &mut Message, key: u32, bits: u32) {
