@@ -48,3 +48,9 @@ pub fn resident_kib(process: &str) -> anyhow::Result<(u64, u64)> {
     };
     Ok((of("VmRSS:")?, of("VmHWM:")?))
 }
+
+/// The middle one; zero if there is none.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}

@@ -8,6 +8,8 @@
 mod api;
 mod client;
 mod figures;
+mod isolated;
+mod path;
 mod server;
 mod table;
 
@@ -26,6 +28,8 @@ enum Bench {
     Api(api::Options),
     /// The service table: from nothing, one endpoint changed, read back, memory
     Table(table::Options),
+    /// A packet's path: a Service's address against the Pod's own
+    Path(path::Options),
     /// The API server that `api` measures, as a process of its own
     #[command(hide = true)]
     Serve(server::Options),
@@ -36,6 +40,7 @@ async fn main() -> anyhow::Result<()> {
     match Args::parse().bench {
         Bench::Api(options) => api::run(&options).await,
         Bench::Table(options) => table::run(&options),
+        Bench::Path(options) => path::run(&options),
         Bench::Serve(options) => server::serve(&options).await,
     }
 }

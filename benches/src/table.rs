@@ -3,13 +3,16 @@
 //! It runs in network namespaces of its own, as a process of its own, so that neither this machine's tables nor the
 //! memory of anything else is touched or counted. What is compared takes turns: a change with few Services, one with many.
 
-use crate::figures::{Times, resident_kib, row};
+use crate::{
+    figures::{Times, resident_kib, row},
+    isolated,
+};
 use anyhow::{Context, ensure};
 use clap::Args;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot};
 use minisvc_datapath::nft::ServiceTableTarget;
-use minisvc_lab::namespaces::{Isolation, isolate};
+use minisvc_lab::namespaces::Isolation;
 use minisvc_netstate::nft::ServiceTable;
 use minisvc_proxy::{NodeView, Planner};
 use minisvc_reconcile::Target;
@@ -17,7 +20,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 use std::{
     net::Ipv4Addr,
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -56,25 +58,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if options.inside {
         return measure(options);
     }
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["table", "--inside"]);
-    for (flag, value) in
-        [("--services", options.services), ("--endpoints", options.endpoints), ("--changes", options.changes)]
-    {
-        command.args([flag, &value.to_string()]);
-    }
-    isolate(&mut command, Isolation::whole())?;
-    match command.status() {
-        Ok(status) => {
-            ensure!(status.success(), "the benchmark ended with {status}");
-            Ok(())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            println!("skipped: namespaces may not be made here ({error})");
-            Ok(())
-        }
-        Err(error) => Err(error).context("start in namespaces"),
-    }
+    isolated::again(Isolation::whole())
 }
 
 /// A cluster of Services that are alike, and a node's table for it.
@@ -111,7 +95,8 @@ fn slice(service: u32, endpoints: u32, round: u32) -> anyhow::Result<Arc<Endpoin
     Ok(Arc::new(serde_json::from_value(object)?))
 }
 
-fn cluster(services: u32, endpoints: u32) -> anyhow::Result<Snapshot> {
+/// So many Services that are alike.
+pub fn cluster(services: u32, endpoints: u32) -> anyhow::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for service in 0..services {
         let key = key(service);
@@ -125,10 +110,19 @@ fn cluster(services: u32, endpoints: u32) -> anyhow::Result<Snapshot> {
     Ok(snapshot)
 }
 
-fn planner(actual: &ServiceTable) -> anyhow::Result<Planner> {
-    let cluster = ClusterConfig { cluster_cidrs: vec!["10.128.0.0/9".parse()?], ..ClusterConfig::default() };
-    let node =
-        NodeView { name: "n1".to_owned(), addresses: vec![[192, 168, 9, 1].into()], zone: None, cluster };
+/// What all nodes agree on: room for the Pods.
+pub fn cluster_config() -> anyhow::Result<ClusterConfig> {
+    Ok(ClusterConfig { cluster_cidrs: vec!["10.128.0.0/9".parse()?], ..ClusterConfig::default() })
+}
+
+/// Plans the table of the node `n1`.
+pub fn planner(actual: &ServiceTable) -> anyhow::Result<Planner> {
+    let node = NodeView {
+        name: "n1".to_owned(),
+        addresses: vec![[192, 168, 9, 1].into()],
+        zone: None,
+        cluster: cluster_config()?,
+    };
     Ok(Planner::new(node, actual))
 }
 
