@@ -5,7 +5,8 @@
 use crate::{
     client::{Client, Way},
     figures::{Times, row},
-    server::{Served, pki},
+    served::Child,
+    server::pki,
 };
 use clap::Args;
 use futures::future::try_join_all;
@@ -43,8 +44,9 @@ fn service(number: usize) -> Value {
 pub async fn run(options: &Options) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let begun = Instant::now();
-    let served = Served::start(dir.path()).await?;
-    let way = Way::to(served.address, &pki(dir.path())?)?;
+    let (served, address) = Child::start(&["serve".as_ref(), dir.path().as_os_str()]).await?;
+    let pki = pki(dir.path())?;
+    let way = Way::to(address.parse()?, pki.ca_certificate(), &pki.admin_token)?;
     way.connect().await?.get("/readyz").await?;
     row("start to ready, certificates made", &format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
     row("resident when empty", &format!("{} MiB", served.resident_mib()?.0));
@@ -172,10 +174,10 @@ async fn watches(way: &Way, options: &Options) -> anyhow::Result<()> {
     }
     let mut moments = Vec::with_capacity(CHANGES);
     for number in 0..CHANGES {
-        let patch = json!({"metadata": {"labels": {"change": number.to_string()}}}).to_string();
+        let patch = json!({"metadata": {"labels": {"change": number.to_string()}}});
         let sent = Instant::now();
         let path = format!("{SERVICES}/s{number}");
-        client.send(Method::PATCH, &path, "application/merge-patch+json", patch).await?;
+        client.merge(&path, &patch).await?;
         moments.push((sent, Instant::now()));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

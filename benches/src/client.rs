@@ -6,7 +6,6 @@ use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use minisvc_apiserver::Pki;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -24,10 +23,10 @@ pub struct Way {
 }
 
 impl Way {
-    /// To the server at this address, with these certificates.
-    pub fn to(address: SocketAddr, pki: &Pki) -> anyhow::Result<Self> {
+    /// To the server at this address, with the certificate (PEM) of who signed its own, and the administrator's token.
+    pub fn to(address: SocketAddr, ca: &str, token: &str) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(pki.ca_certificate().as_bytes())?)?;
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -36,7 +35,7 @@ impl Way {
         Ok(Self {
             address,
             tls: TlsConnector::from(Arc::new(config)),
-            authorization: format!("Bearer {}", pki.admin_token).parse()?,
+            authorization: format!("Bearer {}", token).parse()?,
         })
     }
 
@@ -95,6 +94,11 @@ impl Client {
     /// GET.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<Bytes> {
         self.send(Method::GET, path, "application/json", String::new()).await
+    }
+
+    /// PATCH by a merge patch.
+    pub async fn merge(&mut self, path: &str, patch: &Value) -> anyhow::Result<Bytes> {
+        self.send(Method::PATCH, path, "application/merge-patch+json", patch.to_string()).await
     }
 
     /// POST of an object.

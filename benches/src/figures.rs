@@ -18,6 +18,11 @@ impl Times {
         self.0.extend(other.0);
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Smallest time that this share (0 to 1) does not exceed; zero if there are none.
     pub fn quantile(&mut self, share: f64) -> Duration {
         self.0.sort_unstable();
@@ -53,4 +58,13 @@ pub fn resident_kib(process: &str) -> anyhow::Result<(u64, u64)> {
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+/// What a process used of the processors so far, in the kernel's hundredths of a second.
+pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything; user and system time are the 14th and 15th of all fields.
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
 }

@@ -1,4 +1,4 @@
-//! Benchmarks of minisvc: `cargo run --release -p minisvc-bench -- api` (or `table`).
+//! Benchmarks of minisvc: `cargo run --release -p minisvc-bench -- api` (or `table`, `path`, `dns`, `node`).
 //!
 //! Invariants: each prints a table of what it measured and judges nothing; load stays on this machine, is bounded, and
 //! ends by itself; nothing is left behind.
@@ -7,9 +7,12 @@
 
 mod api;
 mod client;
+mod dns;
 mod figures;
 mod isolated;
+mod node;
 mod path;
+mod served;
 mod server;
 mod table;
 
@@ -28,19 +31,29 @@ enum Bench {
     Api(api::Options),
     /// The service table: from nothing, one endpoint changed, read back, memory
     Table(table::Options),
+    /// Cluster DNS: answers a second and how long they take, by UDP and TCP
+    Dns(dns::Options),
+    /// A node's agent with many Services: memory, changes by the API, a restart under traffic
+    Node(node::Options),
     /// A packet's path: a Service's address against the Pod's own
     Path(path::Options),
     /// The API server that `api` measures, as a process of its own
     #[command(hide = true)]
     Serve(server::Options),
+    /// The name server that `dns` measures, as a process of its own
+    #[command(hide = true)]
+    ServeDns(dns::ServeOptions),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Args::parse().bench {
         Bench::Api(options) => api::run(&options).await,
-        Bench::Table(options) => table::run(&options),
-        Bench::Path(options) => path::run(&options),
+        Bench::Table(options) => table::run(&options).await,
+        Bench::Dns(options) => dns::run(&options).await,
+        Bench::ServeDns(options) => dns::serve(&options).await,
+        Bench::Path(options) => path::run(&options).await,
+        Bench::Node(options) => node::run(&options).await,
         Bench::Serve(options) => server::serve(&options).await,
     }
 }

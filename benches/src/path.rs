@@ -51,8 +51,8 @@ struct Way {
 }
 
 /// Runs all of it, or says why it cannot be run here.
-pub fn run(options: &Options) -> anyhow::Result<()> {
-    if options.inside { measure(options) } else { isolated::again(Isolation::whole()) }
+pub async fn run(options: &Options) -> anyhow::Result<()> {
+    if options.inside { measure(options) } else { isolated::again(Isolation::whole()).await }
 }
 
 fn measure(options: &Options) -> anyhow::Result<()> {
@@ -86,11 +86,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     report(&format!("{} Services", options.services), direct_many, many);
     row(
         &format!("  Service's address with {} against {FEW} Services", options.services),
-        &format!(
-            "{:.3} / {:.3}",
-            ratio(&many.connections, &few.connections),
-            ratio(&many.bytes, &few.bytes)
-        ),
+        &format!("{:.3} / {:.3}", ratio(&many.connections, &few.connections), ratio(&many.bytes, &few.bytes)),
     );
     Ok(())
 }

@@ -54,11 +54,11 @@ pub struct Options {
 }
 
 /// Runs all of it, or says why it cannot be run here.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub async fn run(options: &Options) -> anyhow::Result<()> {
     if options.inside {
         return measure(options);
     }
-    isolated::again(Isolation::whole())
+    isolated::again(Isolation::whole()).await
 }
 
 /// A cluster of Services that are alike, and a node's table for it.

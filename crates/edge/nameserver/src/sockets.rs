@@ -10,7 +10,7 @@ use crate::{
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UdpSocket},
     task::JoinSet,
     time::{sleep, timeout},
@@ -18,12 +18,15 @@ use tokio::{
 
 /// Largest question that is read; longer ones are no questions.
 const QUESTION_BYTES_MAX: usize = 4096;
+/// Most bytes that are read from a connection ahead of their turn; most questions are shorter.
+const READ_AHEAD_BYTES: usize = 512;
 /// Receive buffer of a UDP socket.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// How long a connection may be idle, or slow to take an answer.
 const IDLE: Duration = Duration::from_secs(5);
-/// Datagrams answered before other tasks of the thread get their turn.
-const BATCH: usize = 64;
+/// Datagrams read before their answers are sent, and before other tasks of the thread get their turn. An answer wakes a
+/// client, which takes the core from us: once a batch, not once a datagram, where clients have several questions open.
+const BATCH: usize = 32;
 /// Rest after an accept or a receive that failed, for want of file descriptors, say.
 const REST: Duration = Duration::from_millis(20);
 /// Connections waiting to be accepted.
@@ -79,30 +82,29 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
     let mut buffer = vec![0; QUESTION_BYTES_MAX];
     let mut pending = JoinSet::new();
+    let mut replies = Vec::with_capacity(BATCH);
     loop {
         if socket.readable().await.is_err() {
             sleep(REST).await;
         }
         while pending.try_join_next().is_some() {}
+        let mut failed = false;
         for _ in 0..BATCH {
             let (length, source) = match socket.try_recv_from(&mut buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     tracing::debug!(%error, "receiving a question failed");
-                    sleep(REST).await;
+                    failed = true;
                     break;
                 }
             };
             match message::step(&shared, buffer[..length].to_vec(), source, Transport::Udp) {
-                // A full send buffer loses the answer, as the network might; the client asks again.
-                Step::Reply(reply) => drop(socket.try_send_to(&reply, source)),
+                Step::Reply(reply) => replies.push((reply, source)),
                 Step::Drop => {}
                 Step::Forward(question) => {
                     let Ok(permit) = shared.forwarded.clone().try_acquire_owned() else {
-                        if let Some(reply) = message::busy(&shared, &question) {
-                            drop(socket.try_send_to(&reply, source));
-                        }
+                        replies.extend(message::busy(&shared, &question).map(|reply| (reply, source)));
                         continue;
                     };
                     let (socket, shared) = (socket.clone(), shared.clone());
@@ -114,6 +116,13 @@ pub(crate) async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
                     });
                 }
             }
+        }
+        for (reply, source) in replies.drain(..) {
+            // A full send buffer loses the answer, as the network might; the client asks again.
+            drop(socket.try_send_to(&reply, source));
+        }
+        if failed {
+            sleep(REST).await;
         }
         tokio::task::yield_now().await;
     }
@@ -147,7 +156,9 @@ pub(crate) async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve_connection(mut stream: TcpStream, source: SocketAddr, shared: &Shared) -> io::Result<()> {
+async fn serve_connection(stream: TcpStream, source: SocketAddr, shared: &Shared) -> io::Result<()> {
+    // A question and its length in one read.
+    let mut stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
     loop {
         let Ok(question) = timeout(IDLE, read_question(&mut stream)).await else { return Ok(()) };
         let Some(question) = question? else { return Ok(()) };
@@ -168,7 +179,7 @@ async fn serve_connection(mut stream: TcpStream, source: SocketAddr, shared: &Sh
 }
 
 /// One question; None: the connection is at its end, or the client sends something else.
-async fn read_question(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+async fn read_question(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
     let length = match stream.read_u16().await {
         Ok(length) => usize::from(length),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
