@@ -89,6 +89,7 @@ fn same_facts(args: &ServerArgs, cluster: &ClusterConfig) -> anyhow::Result<()> 
         ("--cluster-domain", said.cluster_domain == cluster.cluster_domain),
         ("--overlay", said.overlay == cluster.overlay),
         ("--load-balancer-pool", said.load_balancer_pool == cluster.load_balancer_pool),
+        ("--allowed-external-ips", said.external_ip_cidrs == cluster.external_ip_cidrs),
     ] {
         if flags.contains(&flag) && !same {
             bail!(

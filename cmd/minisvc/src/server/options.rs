@@ -85,6 +85,10 @@ pub struct ServerArgs {
     /// Addresses for Services of type LoadBalancer [default: none].
     #[arg(long, env = "MINISVC_LOAD_BALANCER_POOL", value_name = "CIDR|FROM-TO")]
     pub load_balancer_pool: Option<String>,
+    /// Networks of which `spec.externalIPs` of Services may be: whoever may write Services can then take an address of
+    /// theirs [default: none].
+    #[arg(long, env = "MINISVC_ALLOWED_EXTERNAL_IPS", value_name = "CIDR")]
+    pub allowed_external_ips: Option<String>,
     /// Where the API's objects are kept.
     #[arg(long, env = "MINISVC_DATASTORE", default_value = "sled")]
     pub datastore: String,
@@ -202,6 +206,9 @@ impl ServerArgs {
         if let Some(text) = &self.load_balancer_pool {
             config.load_balancer_pool = text.split(',').map(address_range).collect::<anyhow::Result<_>>()?;
         }
+        if let Some(text) = &self.allowed_external_ips {
+            config.external_ip_cidrs = super::checks::networks("--allowed-external-ips", text)?;
+        }
         if self.disable.contains(&Part::Servicelb) {
             config.load_balancer_pool.clear();
         }
@@ -217,6 +224,7 @@ impl ServerArgs {
             ("--cluster-domain", self.cluster_domain.is_some()),
             ("--overlay", self.overlay.is_some()),
             ("--load-balancer-pool", self.load_balancer_pool.is_some()),
+            ("--allowed-external-ips", self.allowed_external_ips.is_some()),
         ]
         .into_iter()
         .filter_map(|(flag, given)| given.then_some(flag))

@@ -158,7 +158,7 @@ fn world() -> Objects {
     );
     objects.slice("sticky", r#"[{"port": 8080}]"#, all);
     objects.service("empty", r#"{"clusterIP": "10.43.1.3", "type": "NodePort", "ports": [{"name": "t", "port": 80, "nodePort": 30081}, {"name": "u", "port": 53, "protocol": "UDP"}]}"#);
-    objects.service("self", r#"{"clusterIP": "10.43.1.4", "ports": [{"port": 80}]}"#);
+    objects.service("self", r#"{"clusterIP": "10.43.1.4", "externalIPs": ["198.51.100.7", "198.18.0.7"], "ports": [{"port": 80}]}"#);
     objects.slice("self", r#"[{"port": 8080}]"#, &[("10.42.0.2", "n1")]);
     // n2 is another node: a Pod of it is served from here by nobody with a Local policy.
     objects.service("local", r#"{"clusterIP": "10.43.1.5", "type": "NodePort", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30082}]}"#);
@@ -181,6 +181,8 @@ fn build() -> bool {
         && ip("-n client addr add 192.168.9.9/24 dev eth0")
         && ip("-n client link set eth0 up")
         && ip("-n client route add 10.43.0.0/16 via 192.168.9.1")
+        && ip("-n client route add 198.51.100.0/24 via 192.168.9.1")
+        && ip("-n client route add 198.18.0.0/15 via 192.168.9.1")
         && ip("route add 10.43.0.0/16 dev underlay src 10.42.0.1")
         && build_v6();
     made && [("a", "10.42.0.2"), ("b", "10.42.0.3"), ("c", "10.42.0.4")].iter().all(|(name, address)| {
@@ -201,6 +203,8 @@ fn build_v6() -> bool {
         && ip(&format!("addr add {node}/120 dev underlay nodad"))
         && ip(&format!("-n client addr add {client}/120 dev eth0 nodad"))
         && ip(&format!("-n client route add {services} via {node}"))
+        && ip(&format!("-n client route add {}/120 via {node}", six("198.51.100.0")))
+        && ip(&format!("-n client route add {}/120 via {node}", six("198.18.0.0")))
         && ip(&format!("route add {services} dev underlay src {pods}"))
 }
 
@@ -250,6 +254,11 @@ fn meet<A: Address>() {
         "inside, Local is not meant"
     );
     assert_eq!(call(Some("client"), "192.168.9.1:30083"), Err(ErrorKind::TimedOut), "no local endpoint");
+
+    let by_external = call(Some("client"), "198.51.100.7:80").expect("an answer");
+    assert_eq!(by_external.0, "a", "an external IP that the cluster allows");
+    assert_ne!(by_external.1, text("192.168.9.9"), "masqueraded");
+    assert!(call(Some("client"), "198.18.0.7:80").is_err(), "one that it does not allow");
 
     for to in ["10.43.1.3:80", "10.43.1.1:81", "10.43.77.77:80"] {
         for from in [Some("a"), Some("client"), None] {

@@ -45,6 +45,10 @@ pub struct ClusterConfig {
     pub overlay: Overlay,
     /// Addresses for Services of type LoadBalancer; empty: none are given.
     pub load_balancer_pool: Vec<AddressRange>,
+    /// Networks of which `spec.externalIPs` may be; empty: none are allowed, for they let whoever writes a Service take
+    /// an address (CVE-2020-8554).
+    #[serde(default)]
+    pub external_ip_cidrs: Vec<IpNet>,
 }
 
 impl Default for ClusterConfig {
@@ -61,6 +65,7 @@ impl Default for ClusterConfig {
             cluster_domain: "cluster.local".to_owned(),
             overlay: Overlay::default(),
             load_balancer_pool: Vec::new(),
+            external_ip_cidrs: Vec::new(),
         }
     }
 }
@@ -79,6 +84,11 @@ impl ClusterConfig {
     /// The addresses of cluster DNS: the tenth of each service network.
     pub fn dns_addresses(&self) -> Vec<IpAddr> {
         self.service_cidrs.iter().filter_map(|net| nth(net, 10)).collect()
+    }
+
+    /// Whether a Service may have an address as one of its `spec.externalIPs`.
+    pub fn allows_external_ip(&self, address: IpAddr) -> bool {
+        self.external_ip_cidrs.iter().any(|net| net.contains(&address))
     }
 
     /// The address of the Service `default/kubernetes`: the first of the first service network.

@@ -27,6 +27,8 @@ pub enum Entry {
     NodePort,
     /// Its load balancer's address.
     LoadBalancer,
+    /// One of its external IPs.
+    ExternalIp,
 }
 
 /// The Service a packet is for.
@@ -164,7 +166,8 @@ fn matched<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &Packe
     let entry = match place {
         Place::NodePort(..) => Entry::NodePort,
         Place::Address(frontend) if view.cluster_ips.contains(&frontend.address) => Entry::ClusterIp,
-        Place::Address(_) => Entry::LoadBalancer,
+        Place::Address(frontend) if view.load_balancer_ips.contains(&frontend.address) => Entry::LoadBalancer,
+        Place::Address(_) => Entry::ExternalIp,
     };
     let port = view.ports.iter().find(|port| {
         let number = if entry == Entry::NodePort { port.node_port } else { Some(port.port) };
@@ -175,7 +178,7 @@ fn matched<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &Packe
     let local = match entry {
         Entry::ClusterIp => view.internal_local,
         // Who is inside already reaches every endpoint.
-        Entry::NodePort | Entry::LoadBalancer => view.external_local && !inside,
+        Entry::NodePort | Entry::LoadBalancer | Entry::ExternalIp => view.external_local && !inside,
     };
     let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.clone());
     Some(Matched {

@@ -228,7 +228,10 @@ pub fn plan<A: Address>(service: &Service, slices: &[&EndpointSlice], node: &Nod
     };
     let Some(view) = view::<A>(service, &mut plan.rejected) else { return plan };
     plan.hairpin = addresses_maybe_here(slices.iter().copied(), &node.name).collect();
-    let load_balancer_ips = usable_load_balancer_ips(service, &view, node, &mut plan.rejected);
+    let field = "status.loadBalancer.ingress";
+    let load_balancer_ips = outside_ips(service, field, &view.load_balancer_ips, node, &mut plan.rejected);
+    let external_ips = outside_ips(service, "spec.externalIPs", &view.external_ips, node, &mut plan.rejected);
+    let external_ips = allowed_external_ips(service, external_ips, node, &mut plan.rejected);
     plan.load_balancer_ips =
         load_balancer_ips.iter().copied().filter(|ip| node.in_pool((*ip).into())).collect();
     for port in &view.ports {
@@ -237,24 +240,41 @@ pub fn plan<A: Address>(service: &Service, slices: &[&EndpointSlice], node: &Nod
             let message = format!("port {}: only the first endpoints are used", port.port);
             plan.rejected.push(reject(service, "TooManyEndpoints", message));
         }
-        plan_port(&mut plan, &view, port, &found, &load_balancer_ips, node);
+        plan_port(&mut plan, &view, port, &found, (&load_balancer_ips, &external_ips), node);
     }
     plan
 }
 
-fn usable_load_balancer_ips<A: Address>(
+/// Addresses from outside the cluster, without those that are in the cluster's own networks.
+fn outside_ips<A: Address>(
     service: &Service,
-    view: &ServiceView<A>,
+    field: &str,
+    given: &[A],
     node: &NodeView,
     rejected: &mut Vec<Rejection>,
 ) -> Vec<A> {
     let mut taken = node.service_networks::<A>();
     taken.extend(node.cluster_networks::<A>());
-    let (bad, good): (Vec<A>, Vec<A>) =
-        view.load_balancer_ips.iter().partition(|ip| taken.iter().any(|net| net.holds(**ip)));
+    let (bad, good): (Vec<A>, Vec<A>) = given.iter().partition(|ip| taken.iter().any(|net| net.holds(**ip)));
     for ip in bad {
-        let message = format!("status.loadBalancer.ingress: {ip} is in the cluster's own networks");
+        let message = format!("{field}: {ip} is in the cluster's own networks");
         rejected.push(reject(service, "InvalidAddress", message));
+    }
+    good
+}
+
+/// Of `spec.externalIPs` those that the cluster allows. The API refuses others; one that was allowed once may be there.
+fn allowed_external_ips<A: Address>(
+    service: &Service,
+    given: Vec<A>,
+    node: &NodeView,
+    rejected: &mut Vec<Rejection>,
+) -> Vec<A> {
+    let (good, bad): (Vec<A>, Vec<A>) =
+        given.into_iter().partition(|ip| node.cluster.allows_external_ip((*ip).into()));
+    for ip in bad {
+        let message = format!("spec.externalIPs: {ip} is in none of the networks that the cluster allows");
+        rejected.push(reject(service, "ExternalIPNotAllowed", message));
     }
     good
 }
@@ -264,7 +284,7 @@ fn plan_port<A: Address>(
     view: &ServiceView<A>,
     port: &PortView,
     found: &Endpoints<A>,
-    load_balancer_ips: &[A],
+    (load_balancer_ips, external_ips): (&[A], &[A]),
     node: &NodeView,
 ) {
     let set = |scope| (port.protocol, port.port, scope);
@@ -294,6 +314,10 @@ fn plan_port<A: Address>(
     };
     if let Some(number) = port.node_port {
         plan.frontends.insert(Place::NodePort(port.protocol, number), outside(None));
+    }
+    for address in external_ips {
+        let place = Place::Address(Frontend { address: *address, protocol: port.protocol, port: port.port });
+        plan.frontends.insert(place, outside(None));
     }
     for address in load_balancer_ips {
         let place = Place::Address(Frontend { address: *address, protocol: port.protocol, port: port.port });

@@ -22,6 +22,8 @@ const RANGES_MAX: usize = 1_000;
 pub struct ServiceView<A: Address> {
     /// Virtual addresses.
     pub cluster_ips: Vec<A>,
+    /// `spec.externalIPs`, whether the cluster allows them or not.
+    pub external_ips: Vec<A>,
     /// Load balancer addresses that the node translates (`ipMode: VIP`).
     pub load_balancer_ips: Vec<A>,
     /// Who may use the load balancer addresses; None: everybody.
@@ -68,18 +70,17 @@ pub fn view<A: Address>(service: &Service, rejected: &mut Vec<Rejection>) -> Opt
     if kind == "ExternalName" || spec.cluster_ip.as_deref() == Some("None") {
         return None;
     }
-    if spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {
-        let message = "spec.externalIPs: not supported: they let a Service take any address".to_owned();
-        rejected.push(reject(service, "ExternalIPsNotSupported", message));
-    }
-    let external = kind == "NodePort" || kind == "LoadBalancer";
+    let external_ips: Vec<&String> = spec.external_ips.iter().flatten().collect();
+    let has_node_ports = kind == "NodePort" || kind == "LoadBalancer";
+    let external = has_node_ports || !external_ips.is_empty();
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let balanced = kind == "LoadBalancer";
     Some(ServiceView {
         cluster_ips: cluster_ips(service, spec, rejected),
+        external_ips: parse_addresses(service, "spec.externalIPs", &external_ips, rejected),
         load_balancer_ips: if balanced { load_balancer_ips(service, rejected) } else { Vec::new() },
         source_ranges: if balanced { source_ranges::<A>(service, spec, rejected) } else { None },
-        ports: ports(service, spec, external, rejected),
+        ports: ports(service, spec, has_node_ports, rejected),
         internal_local: local(&spec.internal_traffic_policy),
         external_local: external && local(&spec.external_traffic_policy),
         affinity_s: affinity(spec),
@@ -166,12 +167,12 @@ fn source_ranges<A: Address>(
 fn ports(
     service: &Service,
     spec: &ServiceSpec,
-    external: bool,
+    has_node_ports: bool,
     rejected: &mut Vec<Rejection>,
 ) -> Vec<PortView> {
     let mut ports: Vec<PortView> = Vec::new();
     for given in spec.ports.as_deref().unwrap_or_default() {
-        match port(given, external) {
+        match port(given, has_node_ports) {
             Err(message) => rejected.push(reject(service, "InvalidPort", message)),
             Ok(port) if ports.iter().any(|p| (p.protocol, p.port) == (port.protocol, port.port)) => {
                 let message = format!("spec.ports: {} {} is there twice", port.protocol, port.port);
@@ -193,14 +194,14 @@ pub fn protocol(name: Option<&str>) -> Option<Protocol> {
     }
 }
 
-fn port(given: &ServicePort, external: bool) -> Result<PortView, String> {
+fn port(given: &ServicePort, has_node_ports: bool) -> Result<PortView, String> {
     let number = |field: &str, value: i32| {
         u16::try_from(value)
             .ok()
             .filter(|port| *port != 0)
             .ok_or_else(|| format!("spec.ports.{field}: {value} is not a port, 1 to 65535"))
     };
-    let node_port = given.node_port.filter(|port| external && *port != 0);
+    let node_port = given.node_port.filter(|port| has_node_ports && *port != 0);
     Ok(PortView {
         name: given.name.clone().unwrap_or_default(),
         protocol: protocol(given.protocol.as_deref())

@@ -27,6 +27,7 @@ fn service() -> Svc {
         name: "web".to_owned(),
         cluster_ip: Some(Ipv4Addr::new(10, 43, 1, 1)),
         balancer_ip: Some(Ipv4Addr::new(203, 0, 113, 1)),
+        external_ip: Some(Ipv4Addr::new(192, 0, 2, 1)),
         external: true,
         internal_local: false,
         external_local: false,
@@ -104,6 +105,16 @@ fn a_local_policy_counts_for_those_outside_only() {
 }
 
 #[test]
+fn an_external_ip_is_for_those_outside() {
+    let said = said(service(), &packet(OUTSIDE, [192, 0, 2, 1], 80));
+    assert_eq!(said.matched.map(|matched| matched.entry), Some(Entry::ExternalIp));
+    assert!(matches!(said.outcome, Outcome::Endpoints { picks: 2, .. }));
+    let disallowed = |service: &mut Svc| service.external_ip = Some(Ipv4Addr::new(192, 0, 3, 1));
+    let passed = Outcome::Pass { masquerade: false };
+    assert_eq!(outcome(disallowed, &packet(OUTSIDE, [192, 0, 3, 1], 80)), passed);
+}
+
+#[test]
 fn nobody_answers_for_a_reason() {
     let cluster_ip = packet(POD, [10, 43, 1, 1], 80);
     assert_eq!(outcome(|s| s.ends.clear(), &cluster_ip), Outcome::Refused(Reason::NoEndpoint));
@@ -121,7 +132,7 @@ fn nobody_answers_for_a_reason() {
     };
     assert_eq!(outcome(both, &balancer(stranger)), Outcome::Dropped(Reason::SourceNotAllowed));
     assert_eq!(outcome(both, &balancer(OUTSIDE)), Outcome::Dropped(Reason::NoLocalEndpoint));
-    let elsewhere = packet(POD, [192, 0, 2, 1], 80);
+    let elsewhere = packet(POD, [192, 0, 2, 9], 80);
     assert_eq!(outcome(|_| {}, &elsewhere), Outcome::Pass { masquerade: true });
 }
 

@@ -40,7 +40,10 @@ fn reference(world: &World, node: &NodeView, packet: &Packet) -> Expected {
             let cluster_ip = service.cluster_ip == Some(packet.destination) && port.port == packet.port;
             let node_port = node_address && service.external && port.node_port == Some(packet.port);
             let balancer = service.balancer_ip == Some(packet.destination) && port.port == packet.port;
-            if !(cluster_ip || node_port || balancer) || packet.destination == world::DNS {
+            let external_ip = service.external_ip == Some(packet.destination)
+                && port.port == packet.port
+                && in_net("192.0.2.0/24", packet.destination);
+            if !(cluster_ip || node_port || balancer || external_ip) || packet.destination == world::DNS {
                 continue;
             }
             if balancer && !service.ranges.is_empty() {

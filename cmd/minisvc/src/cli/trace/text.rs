@@ -57,6 +57,7 @@ fn headline(hop: &Hop) -> String {
         Entry::ClusterIp => "cluster IP".to_owned(),
         Entry::NodePort => format!("node port {}", hop.packet.port),
         Entry::LoadBalancer => "load balancer's address".to_owned(),
+        Entry::ExternalIp => "external IP".to_owned(),
     };
     let name = if matched.port_name.is_empty() { String::new() } else { format!(" ({})", matched.port_name) };
     format!("{entry} of Service {}, port {}{name}", matched.service, matched.port)
@@ -65,7 +66,7 @@ fn headline(hop: &Hop) -> String {
 fn policy(matched: &Matched<Ipv4Addr>) -> (&'static str, &'static str) {
     let field = match matched.entry {
         Entry::ClusterIp => "internalTrafficPolicy",
-        Entry::NodePort | Entry::LoadBalancer => "externalTrafficPolicy",
+        Entry::NodePort | Entry::LoadBalancer | Entry::ExternalIp => "externalTrafficPolicy",
     };
     (field, if matched.local { "Local" } else { "Cluster" })
 }
@@ -209,6 +210,7 @@ fn hop_json(hop: &Hop) -> Value {
             Entry::ClusterIp => "ClusterIP",
             Entry::NodePort => "NodePort",
             Entry::LoadBalancer => "LoadBalancer",
+            Entry::ExternalIp => "ExternalIP",
         };
         json!({
             "namespace": matched.service.namespace, "name": matched.service.name,

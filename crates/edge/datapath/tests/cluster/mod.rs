@@ -32,6 +32,7 @@ pub fn node(name: &str) -> NodeView {
     let cluster = ClusterConfig {
         cluster_cidrs: both_nets("10.42.0.0/16"),
         service_cidrs: both_nets("10.43.0.0/16"),
+        external_ip_cidrs: both_nets("198.51.100.0/24"),
         load_balancer_pool: pool.map(|(first, last)| AddressRange { first, last }).collect(),
         ..ClusterConfig::default()
     };
@@ -53,6 +54,11 @@ impl Objects {
         let mut spec: Value = serde_json::from_str(spec).expect("JSON");
         if let Some(address) = spec["clusterIP"].as_str().map(both) {
             spec["clusterIPs"] = json!(address);
+        }
+        if let Some(addresses) = spec["externalIPs"].as_array() {
+            let addresses: Vec<_> =
+                addresses.iter().flat_map(|ip| both(ip.as_str().expect("address"))).collect();
+            spec["externalIPs"] = json!(addresses);
         }
         if let Some(ranges) = spec["loadBalancerSourceRanges"].as_array() {
             let ranges: Vec<_> =

@@ -79,6 +79,7 @@ pub fn node_view() -> NodeView {
         cluster_cidrs: both_nets("10.42.0.0/16").to_vec(),
         service_cidrs: both_nets("10.43.0.0/16").to_vec(),
         load_balancer_pool: pool.to_vec(),
+        external_ip_cidrs: both_nets("192.0.2.0/24").to_vec(),
         ..ClusterConfig::default()
     };
     NodeView { name: "n1".to_owned(), addresses: both(NODE).to_vec(), zone: Some("z1".to_owned()), cluster }
@@ -107,6 +108,7 @@ pub struct Svc {
     pub name: String,
     pub cluster_ip: Option<Ipv4Addr>,
     pub balancer_ip: Option<Ipv4Addr>,
+    pub external_ip: Option<Ipv4Addr>,
     pub external: bool,
     pub internal_local: bool,
     pub external_local: bool,
@@ -161,7 +163,10 @@ impl World {
             0 => service.sticky = !service.sticky,
             1 => service.ends.truncate(usize::from(value % 4)),
             2 => service.ends.retain(|end| end.node != "n1"),
-            3 => service.external_local = !service.external_local && service.external,
+            3 => {
+                service.external_local =
+                    !service.external_local && (service.external || service.external_ip.is_some())
+            }
             4 => service.cluster_ip = Some(Ipv4Addr::new(10, 43, 1, value % 4)),
             5 => {
                 for (at, end) in service.ends.iter_mut().enumerate() {
@@ -200,12 +205,13 @@ impl World {
                 .collect();
             let balancers = service.balancer_ip.into_iter().flat_map(both);
             let ingress: Vec<_> = balancers.map(|ip| json!({"ip": ip})).collect();
+            let external_ips: Vec<IpAddr> = service.external_ip.into_iter().flat_map(both).collect();
             let cluster_ips: Vec<IpAddr> = service.cluster_ip.into_iter().flat_map(both).collect();
             let ranges: Vec<_> = service.ranges.iter().flat_map(|range| both_nets(range)).collect();
             let object = json!({
                 "metadata": {"namespace": "default", "name": name},
                 "spec": {"type": kind, "clusterIP": service.cluster_ip,
-                         "clusterIPs": cluster_ips, "ports": ports,
+                         "clusterIPs": cluster_ips, "ports": ports, "externalIPs": external_ips,
                          "internalTrafficPolicy": policy(service.internal_local),
                          "externalTrafficPolicy": policy(service.external_local),
                          "loadBalancerSourceRanges": ranges,
@@ -249,6 +255,7 @@ impl World {
         let mut destinations = vec![NODE, DNS, Ipv4Addr::new(10, 43, 9, 9), CLIENT];
         destinations.extend(self.services.iter().filter_map(|service| service.cluster_ip));
         destinations.extend(self.services.iter().filter_map(|service| service.balancer_ip));
+        destinations.extend(self.services.iter().filter_map(|service| service.external_ip));
         let mut packets = Vec::new();
         for (source, from_node) in sources {
             for destination in &destinations {
@@ -291,7 +298,7 @@ fn port() -> impl Strategy<Value = Port> {
 }
 
 fn svc() -> impl Strategy<Value = Svc> {
-    let addresses = (0u8..12, proptest::option::of(1u8..4));
+    let addresses = (0u8..12, proptest::option::of(1u8..4), proptest::option::of(1u8..8));
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let ranges = prop_oneof![
         3 => Just(vec![]),
@@ -299,35 +306,40 @@ fn svc() -> impl Strategy<Value = Svc> {
         1 => Just(vec!["10.42.0.0/16", "192.168.9.0/24", "192.168.9.1/32"]),
     ];
     let parts = (proptest::collection::vec(port(), 1..4), proptest::collection::vec(end(), 0..5));
-    (addresses, flags, ranges, parts).prop_map(|((ip, balancer), flags, ranges, (mut ports, mut ends))| {
-        let (external, internal_local, external_local, sticky) = flags;
-        ports.sort_by_key(|port| (port.protocol, port.port));
-        ports.dedup_by_key(|port| (port.protocol, port.port));
-        let mut node_ports = std::collections::BTreeSet::new();
-        for port in &mut ports {
-            if port.node_port.is_some_and(|number| !node_ports.insert((port.protocol, number))) {
-                port.node_port = None;
+    (addresses, flags, ranges, parts).prop_map(
+        |((ip, balancer, outside), flags, ranges, (mut ports, mut ends))| {
+            let (external, internal_local, external_local, sticky) = flags;
+            ports.sort_by_key(|port| (port.protocol, port.port));
+            ports.dedup_by_key(|port| (port.protocol, port.port));
+            let mut node_ports = std::collections::BTreeSet::new();
+            for port in &mut ports {
+                if port.node_port.is_some_and(|number| !node_ports.insert((port.protocol, number))) {
+                    port.node_port = None;
+                }
             }
-        }
-        ends.sort_by_key(|end| end.address);
-        ends.dedup_by_key(|end| end.address);
-        let cluster_ip = if ip == 11 { DNS } else { Ipv4Addr::new(10, 43, 1, ip) };
-        let balancer_ip = balancer.filter(|_| external).map(|last| Ipv4Addr::new(203, 0, 113, last));
-        let ranges = if balancer_ip.is_some() { ranges } else { Vec::new() };
-        let external_local = external_local && external;
-        Svc {
-            name: String::new(),
-            cluster_ip: Some(cluster_ip),
-            balancer_ip,
-            external,
-            internal_local,
-            external_local,
-            sticky,
-            ranges,
-            ports,
-            ends,
-        }
-    })
+            ends.sort_by_key(|end| end.address);
+            ends.dedup_by_key(|end| end.address);
+            let cluster_ip = if ip == 11 { DNS } else { Ipv4Addr::new(10, 43, 1, ip) };
+            let balancer_ip = balancer.filter(|_| external).map(|last| Ipv4Addr::new(203, 0, 113, last));
+            let ranges = if balancer_ip.is_some() { ranges } else { Vec::new() };
+            // 192.0.3.x is an address that this cluster does not allow.
+            let outside = outside.map(|last| Ipv4Addr::new(192, 0, if last > 5 { 3 } else { 2 }, last));
+            let external_local = external_local && (external || outside.is_some());
+            Svc {
+                name: String::new(),
+                cluster_ip: Some(cluster_ip),
+                balancer_ip,
+                external_ip: outside,
+                external,
+                internal_local,
+                external_local,
+                sticky,
+                ranges,
+                ports,
+                ends,
+            }
+        },
+    )
 }
 
 pub fn worlds() -> impl Strategy<Value = World> {

@@ -52,6 +52,21 @@ fn load_balancers_get_node_ports_and_a_health_check_port() {
     assert!(world.create(none).unwrap().object["spec"]["ports"][0].get("nodePort").is_none());
 }
 
+/// CVE-2020-8554: none are allowed unless the cluster says of which networks.
+#[test]
+fn external_ips_may_be_of_the_networks_that_the_cluster_allows() {
+    let mut world = World::new();
+    world.cluster.external_ip_cidrs =
+        ["192.0.2.0/24", "2001:db8::/64"].map(|net| net.parse().unwrap()).to_vec();
+    let with = |ips: Value| service(json!({"ports": [{"port": 80}], "externalIPs": ips}));
+    let spec = world.create(with(json!(["192.0.2.1", "2001:db8::7"]))).unwrap().object["spec"].clone();
+    assert_eq!(spec["externalTrafficPolicy"], "Cluster", "it can be used from outside");
+    let refused = world.create(with(json!(["192.0.2.1", "198.51.100.1"]))).unwrap_err().to_string();
+    let why =
+        "spec.externalIPs: 198.51.100.1 is in none of the networks that this cluster allows external IPs of";
+    says(&refused, why);
+}
+
 #[test]
 fn client_ip_affinity_lasts_three_hours_by_default() {
     let mut world = World::new();

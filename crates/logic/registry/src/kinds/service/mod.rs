@@ -77,11 +77,22 @@ impl Strategy for Services {
     ) -> Result<(), Status> {
         // CVE-2020-8554: whoever may write a Service could take any address for himself.
         let before = old.map(|old| items(old, "/spec/externalIPs")).unwrap_or_default();
-        if items(new, "/spec/externalIPs").iter().all(|ip| before.contains(ip)) {
-            return Ok(());
-        }
-        let why = "spec.externalIPs: Use of external IPs is denied by admission control";
-        Err(Status::forbidden(subject.resource, &subject.key.name, why))
+        let allowed = |ip: &Value| {
+            let address = ip.as_str().and_then(|text| text.parse().ok());
+            address.is_some_and(|address| subject.cluster.allows_external_ip(address))
+        };
+        let mut refused =
+            items(new, "/spec/externalIPs").iter().filter(|ip| !before.contains(ip) && !allowed(ip));
+        let Some(ip) = refused.next() else { return Ok(()) };
+        let why = if subject.cluster.external_ip_cidrs.is_empty() {
+            "spec.externalIPs: Use of external IPs is denied by admission control".to_owned()
+        } else {
+            let ip = ip.as_str().unwrap_or_default();
+            format!(
+                "spec.externalIPs: {ip} is in none of the networks that this cluster allows external IPs of"
+            )
+        };
+        Err(Status::forbidden(subject.resource, &subject.key.name, &why))
     }
 
     fn allocate(
