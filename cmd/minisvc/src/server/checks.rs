@@ -1,9 +1,8 @@
 //! What must hold before a server starts, said with what to do about it.
 
 use anyhow::{Context, bail};
-use ipnet::IpNet;
 use minisvc_agent::{HEALTH_PORT, NODE_PORT};
-use minisvc_apimachinery::{ClusterConfig, Overlay};
+use minisvc_apimachinery::Overlay;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 /// CAP_NET_ADMIN and CAP_SYS_ADMIN (capability.h).
@@ -65,87 +64,9 @@ pub fn overlay(overlay: Overlay) -> anyhow::Result<()> {
     }
 }
 
-/// Reads a comma-separated list of networks.
-///
-/// # Errors
-/// Naming the flag.
-pub fn networks(flag: &str, text: &str) -> anyhow::Result<Vec<IpNet>> {
-    text.split(',')
-        .map(|part| {
-            let net: IpNet = part
-                .trim()
-                .parse()
-                .ok()
-                .with_context(|| format!("{flag} {part:?}: expected a network such as 10.42.0.0/16"))?;
-            if net.addr() != net.network() {
-                bail!("{flag} {part}: has host bits set; the network is {}", net.trunc());
-            }
-            if !matches!(net, IpNet::V4(_)) {
-                bail!("{flag} {part}: only IPv4 is served by this version");
-            }
-            Ok(net)
-        })
-        .collect()
-}
-
-/// Whether the cluster's networks leave each other and the nodes alone.
-///
-/// # Errors
-/// Naming what overlaps.
-pub fn cluster(config: &ClusterConfig, node: IpAddr) -> anyhow::Result<()> {
-    let named = |flag, nets: &[IpNet]| nets.iter().map(|net| (flag, *net)).collect::<Vec<_>>();
-    let mut all = named("--cluster-cidr", &config.cluster_cidrs);
-    all.extend(named("--service-cidr", &config.service_cidrs));
-    for (at, (flag, net)) in all.iter().enumerate() {
-        for (other_flag, other) in &all[at + 1..] {
-            if net.contains(other) || other.contains(net) {
-                bail!("{flag} {net} overlaps {other_flag} {other}: choose networks apart from each other");
-            }
-        }
-        if net.contains(&node) {
-            bail!("{flag} {net} contains this node's own address {node}: choose another network");
-        }
-        for range in &config.load_balancer_pool {
-            if net.contains(&range.first) || net.contains(&range.last) {
-                bail!(
-                    "--load-balancer-pool {}-{} lies in {flag} {net}: choose addresses of the nodes' network",
-                    range.first,
-                    range.last
-                );
-            }
-        }
-    }
-    for net in &config.cluster_cidrs {
-        if net.prefix_len() > 23 {
-            bail!("--cluster-cidr {net}: too small, each node takes a /24");
-        }
-    }
-    for net in &config.service_cidrs {
-        if net.prefix_len() > 27 {
-            bail!("--service-cidr {net}: too small, at least a /27 is needed");
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn overlapping_networks_are_refused_by_name() {
-        let node = IpAddr::from([192, 0, 2, 1]);
-        assert!(cluster(&ClusterConfig::default(), node).is_ok());
-        let service_cidrs = networks("--service-cidr", "10.42.128.0/20").unwrap();
-        let config = ClusterConfig { service_cidrs, ..ClusterConfig::default() };
-        let error = cluster(&config, node).unwrap_err().to_string();
-        assert!(
-            error.contains("--cluster-cidr 10.42.0.0/16 overlaps --service-cidr 10.42.128.0/20"),
-            "{error}"
-        );
-        let error = cluster(&ClusterConfig::default(), IpAddr::from([10, 43, 0, 1])).unwrap_err().to_string();
-        assert!(error.contains("contains this node's own address"), "{error}");
-    }
 
     #[test]
     fn a_port_in_use_is_named() {
@@ -156,10 +77,5 @@ mod tests {
             error.starts_with("127.0.97.1:10250, for logs and exec, is in use: another minisvc"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn networks_have_no_host_bits() {
-        assert!(networks("--cluster-cidr", "10.42.0.1/16").unwrap_err().to_string().contains("10.42.0.0/16"));
     }
 }

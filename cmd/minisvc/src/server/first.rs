@@ -1,7 +1,7 @@
 //! The first server: store, API, control loops and a node.
 
 use super::{
-    checks, cluster, node,
+    checks, cluster, networks, node,
     options::{Part, ServerArgs},
 };
 use crate::local::Role;
@@ -29,7 +29,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let name = args.name()?;
     let underlay = node::underlay(&args, None).await?;
     let wanted = args.cluster()?;
-    checks::cluster(&wanted, underlay.address)?;
+    networks::check(&wanted, &node::addresses(&args, &underlay))?;
     checks::overlay(wanted.overlay)?;
     let listeners = listeners(args.bind)?;
     checks::ports(underlay.address, !args.disable.contains(&Part::Ingress))?;

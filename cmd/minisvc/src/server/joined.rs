@@ -1,7 +1,7 @@
 //! A server that joins: a node of a cluster whose API is elsewhere.
 
 use super::{
-    checks, node,
+    checks, networks, node,
     options::{Part, ServerArgs},
 };
 use anyhow::{Context, bail};
@@ -64,7 +64,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
             path.display()
         );
     }
-    checks::cluster(&member.cluster, underlay.address)?;
+    networks::check(&member.cluster, &node::addresses(&args, &underlay))?;
     checks::overlay(member.cluster.overlay)?;
     same_facts(&args, &member.cluster)?;
     let papers = node::Papers { ca: member.ca, certificate: member.certificate, key: member.key };

@@ -27,7 +27,13 @@ pub struct Papers {
 /// If that is not certain; the text says what to choose from.
 pub async fn underlay(args: &ServerArgs, join: Option<IpAddr>) -> anyhow::Result<Underlay> {
     let (interfaces, routes) = underlay_facts().await.context("read this node's links")?;
-    Ok(choose_underlay(&interfaces, &routes, args.node_ip, join)?)
+    Ok(choose_underlay(&interfaces, &routes, args.node_ips().first().copied(), join)?)
+}
+
+/// This node's addresses: those of `--node-ip`, else the one that was chosen.
+pub fn addresses(args: &ServerArgs, underlay: &Underlay) -> Vec<IpAddr> {
+    let named = args.node_ips();
+    if named.is_empty() { vec![underlay.address] } else { named }
 }
 
 /// Binds what the node serves and prepares its loops.

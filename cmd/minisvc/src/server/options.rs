@@ -3,9 +3,10 @@
 //! Each has an environment variable (`MINISVC_…`) and a key of the same name in the config file. Flags win over
 //! variables, variables over the file, the file over the defaults.
 
+use super::networks::{NodeIps, address_range, networks};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use minisvc_apimachinery::{ClusterConfig, Overlay, cluster::AddressRange};
+use minisvc_apimachinery::{ClusterConfig, Overlay};
 use minisvc_runtime::MappedImage;
 use serde_json::Value;
 use std::{
@@ -58,20 +59,21 @@ pub struct ServerArgs {
     /// Name of this node [default: the host name].
     #[arg(long, env = "MINISVC_NODE_NAME", value_name = "N")]
     pub node_name: Option<String>,
-    /// Address at which the other nodes reach this one [default: the one towards the server, if that is certain].
-    #[arg(long, env = "MINISVC_NODE_IP", value_name = "IP")]
-    pub node_ip: Option<IpAddr>,
+    /// Address at which the other nodes reach this one, or one of each family [default: the one towards the server,
+    /// if that is certain].
+    #[arg(long, env = "MINISVC_NODE_IP", value_name = "IP[,IP]")]
+    pub node_ip: Option<NodeIps>,
     /// Where this node keeps its state.
     #[arg(long, env = "MINISVC_DATA_DIR", default_value = "/var/lib/minisvc", value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Where the API listens (first server).
     #[arg(long, env = "MINISVC_BIND", default_value = ":6443", value_parser = parse_bind, value_name = "[IP]:PORT")]
     pub bind: SocketAddr,
-    /// Network of the Pods [default: 10.42.0.0/16].
-    #[arg(long, env = "MINISVC_CLUSTER_CIDR", value_name = "CIDR")]
+    /// Network of the Pods, or one of each family, the primary one first [default: 10.42.0.0/16].
+    #[arg(long, env = "MINISVC_CLUSTER_CIDR", value_name = "CIDR[,CIDR]")]
     pub cluster_cidr: Option<String>,
-    /// Network of the Services' virtual addresses [default: 10.43.0.0/16].
-    #[arg(long, env = "MINISVC_SERVICE_CIDR", value_name = "CIDR")]
+    /// Network of the Services' virtual addresses, of the families of --cluster-cidr [default: 10.43.0.0/16].
+    #[arg(long, env = "MINISVC_SERVICE_CIDR", value_name = "CIDR[,CIDR]")]
     pub service_cidr: Option<String>,
     /// Ports for Services of type NodePort [default: 30000-32767].
     #[arg(long, env = "MINISVC_SERVICE_NODE_PORT_RANGE", value_name = "FROM-TO")]
@@ -82,8 +84,8 @@ pub struct ServerArgs {
     /// How Pods of different nodes reach each other [default: vxlan].
     #[arg(long, env = "MINISVC_OVERLAY")]
     pub overlay: Option<OverlayName>,
-    /// Addresses for Services of type LoadBalancer [default: none].
-    #[arg(long, env = "MINISVC_LOAD_BALANCER_POOL", value_name = "CIDR|FROM-TO")]
+    /// Addresses for Services of type LoadBalancer, of either family [default: none].
+    #[arg(long, env = "MINISVC_LOAD_BALANCER_POOL", value_name = "CIDR|FROM-TO[,…]")]
     pub load_balancer_pool: Option<String>,
     /// Networks of which `spec.externalIPs` of Services may be: whoever may write Services can then take an address of
     /// theirs [default: none].
@@ -173,6 +175,11 @@ impl ServerArgs {
         Ok(name)
     }
 
+    /// The addresses of `--node-ip` in their order: none, one, or one of each family.
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        self.node_ip.map(NodeIps::addresses).unwrap_or_default()
+    }
+
     /// The cluster's facts as these flags say them.
     ///
     /// # Errors
@@ -180,10 +187,10 @@ impl ServerArgs {
     pub fn cluster(&self) -> anyhow::Result<ClusterConfig> {
         let mut config = ClusterConfig::default();
         if let Some(text) = &self.cluster_cidr {
-            config.cluster_cidrs = super::checks::networks("--cluster-cidr", text)?;
+            config.cluster_cidrs = networks("--cluster-cidr", text)?;
         }
         if let Some(text) = &self.service_cidr {
-            config.service_cidrs = super::checks::networks("--service-cidr", text)?;
+            config.service_cidrs = networks("--service-cidr", text)?;
         }
         if let Some(text) = &self.service_node_port_range {
             let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -244,20 +251,6 @@ fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= 63 && name.split('.').all(label)
 }
 
-fn address_range(text: &str) -> anyhow::Result<AddressRange> {
-    let wrong = || format!("--load-balancer-pool {text:?}: expected CIDR or FROM-TO");
-    if let Some((first, last)) = text.split_once('-') {
-        let first: IpAddr = first.trim().parse().ok().with_context(wrong)?;
-        let last: IpAddr = last.trim().parse().ok().with_context(wrong)?;
-        if first > last || first.is_ipv4() != last.is_ipv4() {
-            bail!("--load-balancer-pool {text:?}: FROM is after TO");
-        }
-        return Ok(AddressRange { first, last });
-    }
-    let net: ipnet::IpNet = text.trim().parse().ok().with_context(wrong)?;
-    Ok(AddressRange { first: net.network(), last: net.broadcast() })
-}
-
 /// The command line with the config file's keys put before the flags of `minisvc server`, so that flags win.
 ///
 /// # Errors
@@ -308,6 +301,11 @@ fn flags_of(path: &Path) -> anyhow::Result<Vec<OsString>> {
             other => scalar(&other).map(|word| vec![word]),
         }
         .with_context(|| format!("--config: {shown}: {key}: expected a value or a list of values"))?;
+        // A flag that is given once takes a list in one word.
+        let words = match known.get_action() {
+            clap::ArgAction::Append => words,
+            _ => vec![words.join(",")],
+        };
         flags.extend(words.into_iter().map(|word| OsString::from(format!("--{key}={word}"))));
     }
     Ok(flags)

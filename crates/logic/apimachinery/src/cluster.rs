@@ -1,5 +1,6 @@
 //! The facts all nodes of a cluster share: chosen at the first server's first start, handed to those that join.
 
+use crate::Family;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use serde::{Deserialize, Serialize};
@@ -31,9 +32,9 @@ pub struct AddressRange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterConfig {
-    /// Networks of the Pods; each node gets a part.
+    /// Networks of the Pods, at most one of each family, the primary one first; each node gets a part of each.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Networks of the Services' virtual addresses.
+    /// Networks of the Services' virtual addresses: of the same families, in the same order.
     pub service_cidrs: Vec<IpNet>,
     /// First node port.
     pub node_port_first: u16,
@@ -76,6 +77,21 @@ impl ClusterConfig {
         format!("https://kubernetes.default.svc.{}", self.cluster_domain)
     }
 
+    /// The families the cluster has, the primary one first.
+    pub fn families(&self) -> Vec<Family> {
+        self.cluster_cidrs.iter().map(|net| Family::of_net(*net)).collect()
+    }
+
+    /// The family of what is of one family only and does not say which.
+    pub fn primary_family(&self) -> Family {
+        self.families().first().copied().unwrap_or(Family::Ipv4)
+    }
+
+    /// The Pods' network of a family, if the cluster has the family.
+    pub fn cluster_cidr(&self, family: Family) -> Option<IpNet> {
+        self.cluster_cidrs.iter().copied().find(|net| Family::of_net(*net) == family)
+    }
+
     /// The address of cluster DNS: the tenth of the first service network. None if the network is smaller.
     pub fn dns_address(&self) -> Option<IpAddr> {
         nth(self.service_cidrs.first()?, 10)
@@ -94,6 +110,19 @@ impl ClusterConfig {
     /// The address of the Service `default/kubernetes`: the first of the first service network.
     pub fn api_address(&self) -> Option<IpAddr> {
         nth(self.service_cidrs.first()?, 1)
+    }
+
+    /// The first address of each service network.
+    pub fn api_addresses(&self) -> Vec<IpAddr> {
+        self.service_cidrs.iter().filter_map(|net| nth(net, 1)).collect()
+    }
+}
+
+/// Prefix length of a node's part of the cluster network of a family, as kube-controller-manager's.
+pub fn node_prefix_len(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 24,
+        Family::Ipv6 => 64,
     }
 }
 
@@ -136,6 +165,17 @@ mod tests {
         let config = ClusterConfig::default();
         assert_eq!(config.dns_address(), Some(IpAddr::from([10, 43, 0, 10])));
         assert_eq!(config.api_address(), Some(IpAddr::from([10, 43, 0, 1])));
+        let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+        let config = ClusterConfig {
+            cluster_cidrs: nets(["fd42::/56", "10.42.0.0/16"]),
+            service_cidrs: nets(["fd43::/112", "10.43.0.0/16"]),
+            ..config
+        };
+        let addresses = |texts: [&str; 2]| texts.map(|text| text.parse::<IpAddr>().unwrap()).to_vec();
+        assert_eq!(config.families(), [Family::Ipv6, Family::Ipv4]);
+        assert_eq!(config.primary_family(), Family::Ipv6);
+        assert_eq!(config.dns_addresses(), addresses(["fd43::a", "10.43.0.10"]));
+        assert_eq!(config.api_addresses(), addresses(["fd43::1", "10.43.0.1"]));
     }
 
     #[test]

@@ -22,6 +22,7 @@
 pub mod cluster;
 pub mod convert;
 pub mod decode;
+mod family;
 pub mod ingress_class;
 pub mod join;
 pub mod letters;
@@ -39,6 +40,7 @@ pub mod storage;
 pub mod token;
 
 pub use cluster::{ClusterConfig, Overlay};
+pub use family::Family;
 pub use resource::{ObjectKey, Resource};
 pub use snapshot::{Snapshot, Synced};
 pub use status::{Cause, CauseKind, Status};

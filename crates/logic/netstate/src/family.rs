@@ -4,51 +4,13 @@
 //! and a packet of different families cannot meet.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+pub use minisvc_apimachinery::Family;
 use std::{
     fmt::{self, Debug, Display},
     hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
-
-/// An IP family, as a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "as they are called")]
-pub enum Family {
-    Ipv4,
-    Ipv6,
-}
-
-impl Family {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
-    }
-
-    /// Length of an address, in bytes.
-    pub fn octets(self) -> usize {
-        match self {
-            Self::Ipv4 => 4,
-            Self::Ipv6 => 16,
-        }
-    }
-
-    /// As EndpointSlices and Services write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "IPv4",
-            Self::Ipv6 => "IPv6",
-        }
-    }
-
-    /// The kernel's number (`AF_INET`, `AF_INET6`; those of netfilter are the same).
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Ipv4 => 2,
-            Self::Ipv6 => 10,
-        }
-    }
-}
 
 /// An address of one family.
 pub trait Address:

@@ -27,6 +27,24 @@ fn the_config_file_gives_what_flags_do_not() {
 }
 
 #[test]
+fn lists_in_the_config_file_are_lists_of_the_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    let text = "cluster-cidr: [10.42.0.0/16, 'fd42::/56']\nservice-cidr: 10.43.0.0/16,fd43::/112\n\
+                node-ip:\n- 192.0.2.1\n- 2001:db8::1\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let args = parse(&["--config", file]).unwrap();
+    let cluster = args.cluster().unwrap();
+    assert_eq!(cluster.families().len(), 2);
+    assert_eq!(cluster.service_cidrs.len(), 2);
+    assert_eq!(args.node_ips().len(), 2);
+    let args = parse(&["--config", file, "--node-ip", "192.0.2.7"]).unwrap();
+    assert_eq!(args.node_ips(), [IpAddr::from([192, 0, 2, 7])]);
+    assert!(parse(&["--node-ip", "192.0.2.7,192.0.2.8"]).unwrap_err().to_string().contains("--node-ip"));
+}
+
+#[test]
 fn an_unknown_key_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.yaml");
