@@ -68,20 +68,33 @@ fn is_of_this_host_only(address: IpAddr) -> bool {
 /// # Errors
 /// Naming the flag.
 pub fn networks(flag: &str, text: &str) -> anyhow::Result<Vec<IpNet>> {
-    let mut nets: Vec<IpNet> = Vec::new();
-    for part in text.split(',') {
-        let part = part.trim();
-        let net: IpNet = part.parse().ok().with_context(|| {
-            format!("{flag} {part:?}: expected a network such as 10.42.0.0/16, or one of each family")
-        })?;
-        if net.addr() != net.network() {
-            bail!("{flag} {net}: has host bits set; the network is {}", net.trunc());
+    text.split(',')
+        .map(|part| {
+            let part = part.trim();
+            let net: IpNet = part.parse().ok().with_context(|| {
+                format!("{flag} {part:?}: expected a network such as 10.42.0.0/16 or fd42::/56")
+            })?;
+            if net.addr() != net.network() {
+                bail!("{flag} {net}: has host bits set; the network is {}", net.trunc());
+            }
+            Ok(net)
+        })
+        .collect()
+}
+
+/// The same, of at most one network of each family.
+///
+/// # Errors
+/// Naming the flag.
+pub fn one_of_each(flag: &str, text: &str) -> anyhow::Result<Vec<IpNet>> {
+    let nets = networks(flag, text)?;
+    for family in Family::ALL {
+        let of: Vec<&IpNet> = nets.iter().filter(|net| Family::of_net(**net) == family).collect();
+        if let [first, second, ..] = of.as_slice() {
+            bail!(
+                "{flag} {text}: {first} and {second} are both {family}; expected at most one of each family"
+            );
         }
-        let family = Family::of_net(net);
-        if let Some(other) = nets.iter().find(|other| Family::of_net(**other) == family) {
-            bail!("{flag} {text}: {other} and {net} are both {family}; expected at most one of each family");
-        }
-        nets.push(net);
     }
     Ok(nets)
 }
@@ -200,8 +213,8 @@ mod tests {
     fn checked(pods: &str, services: &str, pool: &[&str]) -> Result<Vec<Family>, String> {
         let config = || {
             let config = ClusterConfig {
-                cluster_cidrs: networks(PODS, pods)?,
-                service_cidrs: networks(SERVICES, services)?,
+                cluster_cidrs: one_of_each(PODS, pods)?,
+                service_cidrs: one_of_each(SERVICES, services)?,
                 load_balancer_pool: pool.iter().map(|text| address_range(text)).collect::<Result<_, _>>()?,
                 ..ClusterConfig::default()
             };

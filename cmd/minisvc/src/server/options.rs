@@ -3,7 +3,7 @@
 //! Each has an environment variable (`MINISVC_…`) and a key of the same name in the config file. Flags win over
 //! variables, variables over the file, the file over the defaults.
 
-use super::networks::{NodeIps, address_range, networks};
+use super::networks::{NodeIps, address_range, networks, one_of_each};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use minisvc_apimachinery::{ClusterConfig, Overlay};
@@ -187,10 +187,10 @@ impl ServerArgs {
     pub fn cluster(&self) -> anyhow::Result<ClusterConfig> {
         let mut config = ClusterConfig::default();
         if let Some(text) = &self.cluster_cidr {
-            config.cluster_cidrs = networks("--cluster-cidr", text)?;
+            config.cluster_cidrs = one_of_each("--cluster-cidr", text)?;
         }
         if let Some(text) = &self.service_cidr {
-            config.service_cidrs = networks("--service-cidr", text)?;
+            config.service_cidrs = one_of_each("--service-cidr", text)?;
         }
         if let Some(text) = &self.service_node_port_range {
             let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -214,7 +214,7 @@ impl ServerArgs {
             config.load_balancer_pool = text.split(',').map(address_range).collect::<anyhow::Result<_>>()?;
         }
         if let Some(text) = &self.allowed_external_ips {
-            config.external_ip_cidrs = super::checks::networks("--allowed-external-ips", text)?;
+            config.external_ip_cidrs = networks("--allowed-external-ips", text)?;
         }
         if self.disable.contains(&Part::Servicelb) {
             config.load_balancer_pool.clear();
