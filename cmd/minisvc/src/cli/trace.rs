@@ -17,8 +17,14 @@ use minisvc_apimachinery::{
     ObjectKey, Snapshot,
     resource::{ENDPOINT_SLICES, NODES, PODS, Resource, SERVICE_CIDRS, SERVICES},
 };
+use minisvc_netstate::family::{Address, Family};
+use question::Asked;
 use serde_json::Value;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 /// `minisvc trace`.
 #[derive(Debug, Args)]
@@ -50,20 +56,23 @@ pub async fn run(args: TraceArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Fai
     let to = question::Target::parse(&args.to).map_err(Failure::Usage)?;
     let api = args.connect.connect(fallbacks).await?;
     let snapshot = read(&api).await?;
-    let asked = question::Asked {
-        to,
-        from: args.from.as_deref(),
-        via: args.via.as_deref(),
-        namespace: &api.namespace,
-    };
-    let question = asked.resolve(&snapshot).map_err(Failure::Usage)?;
-    let walk = walk::walk(&snapshot, question).map_err(Failure::Usage)?;
-    match format {
-        Format::Table => print(&text::text(&walk, false))?,
-        Format::Wide => print(&text::text(&walk, true))?,
-        other => print(&output::text(&other, &text::json(&walk))?)?,
+    let asked = Asked { to, from: args.from.as_deref(), via: args.via.as_deref(), namespace: &api.namespace };
+    match asked.family(&snapshot) {
+        Family::Ipv4 => answer::<Ipv4Addr>(&snapshot, &asked, &format)?,
+        Family::Ipv6 => answer::<Ipv6Addr>(&snapshot, &asked, &format)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Follows the packet, which is of this family, and prints its walk.
+fn answer<A: Address>(snapshot: &Snapshot, asked: &Asked<'_>, format: &Format) -> Result<(), Failure> {
+    let question = asked.resolve::<A>(snapshot).map_err(Failure::Usage)?;
+    let walk = walk::walk(snapshot, question).map_err(Failure::Usage)?;
+    match format {
+        Format::Table => print(&text::text(&walk, false)),
+        Format::Wide => print(&text::text(&walk, true)),
+        other => print(&output::text(other, &text::json(&walk))?),
+    }
 }
 
 /// What the tables of the nodes follow from.

@@ -4,10 +4,13 @@
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use minisvc_apimachinery::{ObjectKey, Snapshot};
-use minisvc_netstate::nft::Protocol;
+use minisvc_netstate::{
+    family::{Address, Family},
+    nft::Protocol,
+};
 use minisvc_podnet::internal_ip;
 use minisvc_proxy::{holder::is_ready, lb_holder};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// A destination as it was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,20 +22,20 @@ pub struct Target {
 
 /// Who sends the packet.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Start {
+pub enum Start<A> {
     /// A Pod, and the node it is on.
-    Pod { key: ObjectKey, address: Ipv4Addr, node: String },
+    Pod { key: ObjectKey, address: A, node: String },
     /// A node.
     Node(String),
     /// Somebody else, and the node that answers them; None: no node does.
-    Outside { address: Ipv4Addr, node: Option<String> },
+    Outside { address: A, node: Option<String> },
 }
 
 /// The packet that is asked about.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Question {
-    pub start: Start,
-    pub destination: Ipv4Addr,
+pub struct Question<A> {
+    pub start: Start<A>,
+    pub destination: A,
     pub protocol: Protocol,
     pub port: u16,
 }
@@ -55,9 +58,14 @@ impl Target {
         let (host, rest) = text.rsplit_once(':').ok_or_else(|| {
             format!("{text:?} has no port: give ADDRESS:PORT[/PROTO] or SERVICE:PORT[/PROTO]")
         })?;
-        if host.contains(':') {
-            return Err(format!("{text:?}: IPv6 addresses are not served, only IPv4"));
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if bare.is_none() && host.contains(':') {
+            return Err(format!("{text:?}: write an IPv6 address in brackets: [fd43::1]:80"));
         }
+        if let Some(six) = bare.filter(|six| six.parse::<std::net::Ipv6Addr>().is_err()) {
+            return Err(format!("{text:?}: {six:?} is no IPv6 address"));
+        }
+        let host = bare.unwrap_or(host);
         let (port, protocol) = match rest.split_once('/') {
             None => (rest, None),
             Some((port, name)) => {
@@ -82,11 +90,23 @@ fn number(text: &str) -> Result<u16, String> {
 }
 
 impl Asked<'_> {
+    /// The family of the packet: the destination's if that is an address, else the sender's if that is one, else the
+    /// first of the Service's.
+    pub fn family(&self, snapshot: &Snapshot) -> Family {
+        let address = |text: &str| text.parse::<IpAddr>().ok();
+        let service = || {
+            let spec = snapshot.services.get(&self.key(&self.to.host))?.spec.as_ref()?;
+            address(spec.cluster_ip.as_deref()?)
+        };
+        let found = address(&self.to.host).or_else(|| address(self.from?)).or_else(service);
+        found.map_or(Family::Ipv4, Family::of)
+    }
+
     /// Finds the objects that the words name.
     ///
     /// # Errors
     /// In words for people.
-    pub fn resolve(&self, snapshot: &Snapshot) -> Result<Question, String> {
+    pub fn resolve<A: Address>(&self, snapshot: &Snapshot) -> Result<Question<A>, String> {
         let (destination, protocol, port) = self.destination(snapshot)?;
         let start = self.start(snapshot, destination)?;
         Ok(Question { start, destination, protocol, port })
@@ -97,16 +117,16 @@ impl Asked<'_> {
         ObjectKey::new(namespace, name)
     }
 
-    fn destination(&self, snapshot: &Snapshot) -> Result<(Ipv4Addr, Protocol, u16), String> {
+    fn destination<A: Address>(&self, snapshot: &Snapshot) -> Result<(A, Protocol, u16), String> {
         let Target { host, port, protocol } = &self.to;
-        if let Ok(address) = host.parse::<Ipv4Addr>() {
+        if let Ok(address) = host.parse::<A>() {
             return Ok((address, protocol.unwrap_or(Protocol::Tcp), number(port)?));
         }
         let key = self.key(host);
         let service = snapshot
             .services
             .get(&key)
-            .ok_or_else(|| format!("{host:?} is no IPv4 address, and there is no Service {key}"))?;
+            .ok_or_else(|| format!("{host:?} is no address, and there is no Service {key}"))?;
         let address = cluster_ip(&key, service)?;
         let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
         let named = |given: &&k8s_openapi::api::core::v1::ServicePort| {
@@ -123,14 +143,17 @@ impl Asked<'_> {
         Ok((address, protocol.unwrap_or(Protocol::Tcp), number))
     }
 
-    fn start(&self, snapshot: &Snapshot, destination: Ipv4Addr) -> Result<Start, String> {
+    fn start<A: Address>(&self, snapshot: &Snapshot, destination: A) -> Result<Start<A>, String> {
         let Some(from) = self.from else {
             let mut ready = snapshot.nodes.iter().filter(|(_, node)| is_ready(node));
             let (key, _) = ready.next().ok_or("no node is Ready: say by --from who sends the packet")?;
             return Ok(Start::Node(key.name.clone()));
         };
-        let start = match from.parse::<Ipv4Addr>() {
-            Ok(address) => self.of_address(snapshot, address, destination)?,
+        let start = match from.parse::<IpAddr>() {
+            Ok(address) => {
+                let mixed = || format!("--from {from}: {destination} is of the other family");
+                self.of_address(snapshot, A::of(address).ok_or_else(mixed)?, destination)?
+            }
             Err(_) => self.of_name(snapshot, from)?,
         };
         match (self.via, &start) {
@@ -141,12 +164,12 @@ impl Asked<'_> {
         }
     }
 
-    fn of_address(
+    fn of_address<A: Address>(
         &self,
         snapshot: &Snapshot,
-        address: Ipv4Addr,
-        destination: Ipv4Addr,
-    ) -> Result<Start, String> {
+        address: A,
+        destination: A,
+    ) -> Result<Start<A>, String> {
         let mut pods = snapshot.pods.iter().filter(|(_, pod)| pod_address(pod) == Some(address));
         if let Some((key, pod)) = pods.next() {
             return started(key, pod);
@@ -164,7 +187,7 @@ impl Asked<'_> {
         Ok(Start::Outside { address, node })
     }
 
-    fn of_name(&self, snapshot: &Snapshot, from: &str) -> Result<Start, String> {
+    fn of_name<A: Address>(&self, snapshot: &Snapshot, from: &str) -> Result<Start<A>, String> {
         let (kind, name) = match from.split_once('/') {
             Some((kind @ ("pod" | "pods" | "node" | "nodes"), name)) => (kind.trim_end_matches('s'), name),
             _ => ("", from),
@@ -182,7 +205,7 @@ impl Asked<'_> {
                 let what = match kind {
                     "pod" => format!("there is no Pod {pod_key}"),
                     "node" => format!("there is no Node {name}"),
-                    _ => format!("no IPv4 address, and there is neither a Pod {pod_key} nor a Node {name}"),
+                    _ => format!("no address, and there is neither a Pod {pod_key} nor a Node {name}"),
                 };
                 Err(format!("--from {from}: {what}"))
             }
@@ -190,48 +213,50 @@ impl Asked<'_> {
     }
 }
 
-fn cluster_ip(key: &ObjectKey, service: &Service) -> Result<Ipv4Addr, String> {
+fn cluster_ip<A: Address>(key: &ObjectKey, service: &Service) -> Result<A, String> {
     let spec = service.spec.as_ref();
     let kind = spec.and_then(|spec| spec.type_.as_deref());
     let text = spec.and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
-    match text.parse() {
-        Ok(address) => Ok(address),
-        Err(_) if kind == Some("ExternalName") => {
+    let all = spec.into_iter().flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
+    match all.filter_map(|ip| A::of(ip.parse().ok()?)).next() {
+        Some(address) => Ok(address),
+        None if kind == Some("ExternalName") => {
             let name = spec.and_then(|spec| spec.external_name.as_deref()).unwrap_or_default();
             Err(format!(
                 "Service {key} is of type ExternalName: it is a name for {name:?} and has no address"
             ))
         }
-        Err(_) if text == "None" => Err(format!(
+        None if text == "None" => Err(format!(
             "Service {key} is headless: its name gives its Pods' addresses, trace to one of those"
         )),
-        Err(_) => Err(format!("Service {key} has no IPv4 cluster IP, but {text:?}")),
+        None => Err(format!("Service {key} has no {} cluster IP, but {text:?}", A::FAMILY.name())),
     }
 }
 
-fn started(key: &ObjectKey, pod: &Pod) -> Result<Start, String> {
+fn started<A: Address>(key: &ObjectKey, pod: &Pod) -> Result<Start<A>, String> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     match (pod_address(pod), node) {
         (Some(address), Some(node)) => Ok(Start::Pod { key: key.clone(), address, node }),
-        _ => Err(format!("--from: Pod {key} has no address: it does not run")),
+        _ => Err(format!("--from: Pod {key} has no {} address, or does not run", A::FAMILY.name())),
     }
 }
 
-/// The address of a Pod that has one now.
-pub fn pod_address(pod: &Pod) -> Option<Ipv4Addr> {
+/// The address of a family of a Pod that has one now.
+pub fn pod_address<A: Address>(pod: &Pod) -> Option<A> {
     let status = pod.status.as_ref()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    status.pod_ip.as_ref().filter(|_| !ended)?.parse().ok()
+    let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    all.filter(|_| !ended).find_map(|ip| A::of(ip.parse().ok()?))
 }
 
 /// The node with this InternalIP.
-pub fn node_with(snapshot: &Snapshot, address: Ipv4Addr) -> Option<String> {
-    let own = |node| internal_ip(node) == Ok(IpAddr::V4(address));
+pub fn node_with<A: Address>(snapshot: &Snapshot, address: A) -> Option<String> {
+    let own = |node| internal_ip(node) == Ok(address.into());
     snapshot.nodes.iter().find(|(_, node)| own(node)).map(|(key, _)| key.name.clone())
 }
 
 /// The node that a packet from outside comes to; None if it is for a load balancer's address that no node may hold.
-fn entry(snapshot: &Snapshot, destination: Ipv4Addr) -> Result<Option<String>, String> {
+fn entry<A: Address>(snapshot: &Snapshot, destination: A) -> Result<Option<String>, String> {
     if let Some(node) = node_with(snapshot, destination) {
         return Ok(Some(node));
     }

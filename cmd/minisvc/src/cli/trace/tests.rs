@@ -9,6 +9,7 @@ use minisvc_apimachinery::{
 };
 use minisvc_netstate::nft::Protocol;
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
 
 fn cluster() -> Snapshot {
     let facts = NodeFacts { cluster: ClusterConfig::default(), link: "eth0".to_owned(), prefix_len: 24 };
@@ -67,7 +68,7 @@ fn cluster() -> Snapshot {
     snapshot
 }
 
-fn traced(from: Option<&str>, to: &str, via: Option<&str>) -> Result<walk::Walk, String> {
+fn traced(from: Option<&str>, to: &str, via: Option<&str>) -> Result<walk::Walk<Ipv4Addr>, String> {
     let snapshot = cluster();
     let asked = Asked { to: Target::parse(to)?, from, via, namespace: "default" };
     walk::walk(&snapshot, asked.resolve(&snapshot)?)
@@ -143,7 +144,8 @@ fn what_names_nothing_is_refused_by_name() {
         ("10.43.1.1:http", "is not a port"),
         ("10.43.1.1:80/icmp", "\"icmp\" is no protocol: tcp, udp or sctp"),
         (":80", "the address is missing"),
-        ("[fd00::1]:80", "IPv6"),
+        ("fd00::1:80", "in brackets"),
+        ("[fd00:::1]:80", "is no IPv6 address"),
         ("nobody:80", "there is no Service default/nobody"),
         ("other/web:80", "there is no Service other/web"),
         ("web:https", "Service default/web has no port \"https\""),
@@ -157,7 +159,7 @@ fn what_names_nothing_is_refused_by_name() {
         ("nobody", "neither a Pod default/nobody nor a Node nobody"),
         ("node/one", "there is no Node one"),
         ("pod/node1", "there is no Pod default/node1"),
-        ("fd00::1", "no IPv4 address"),
+        ("fd00::1", "10.43.1.1 is of the other family"),
     ] {
         let error = refused(Some(from), "10.43.1.1:80", None);
         assert!(error.contains(words), "{from}: {error}");
@@ -171,7 +173,7 @@ fn what_names_nothing_is_refused_by_name() {
     older.metadata.annotations = None;
     snapshot.nodes.insert(key, std::sync::Arc::new(older));
     let asked = Asked { to: Target::parse("web:80").unwrap(), from: None, via: None, namespace: "default" };
-    let question = asked.resolve(&snapshot).unwrap();
+    let question = asked.resolve::<Ipv4Addr>(&snapshot).unwrap();
     assert_eq!((&question.start, question.protocol), (&Start::Node("node1".to_owned()), Protocol::Tcp));
     assert!(walk::walk(&snapshot, question).unwrap_err().contains(FACTS_ANNOTATION));
 }

@@ -4,13 +4,14 @@ use super::{
     question::Start,
     walk::{End, Hop, Next, Owner, Walk},
 };
+use minisvc_netstate::family::{Address, Endpoint};
 use minisvc_podnet::Way;
 use minisvc_proxy::explain::{Entry, Matched, Outcome, Reason};
 use serde_json::{Value, json};
-use std::{fmt::Write, net::Ipv4Addr};
+use std::fmt::Write;
 
 /// The walk for people; `rules` adds every rule that matched, as nft writes it.
-pub fn text(walk: &Walk, rules: bool) -> String {
+pub fn text<A: Address>(walk: &Walk<A>, rules: bool) -> String {
     let question = &walk.question;
     let mut out = String::new();
     let mut line = |text: String| {
@@ -18,7 +19,8 @@ pub fn text(walk: &Walk, rules: bool) -> String {
         let _ = writeln!(out, "{text}");
     };
     line(format!("from     {}", sender(walk)));
-    line(format!("to       {}:{}/{}", question.destination, question.port, question.protocol));
+    let to = Endpoint { address: question.destination, port: question.port };
+    line(format!("to       {to}/{}", question.protocol));
     for hop in &walk.hops {
         line(format!("{:<8} {}", hop.node, headline(hop)));
         if let Some(matched) = &hop.explanation.matched {
@@ -35,7 +37,7 @@ pub fn text(walk: &Walk, rules: bool) -> String {
     out
 }
 
-fn sender(walk: &Walk) -> String {
+fn sender<A: Address>(walk: &Walk<A>) -> String {
     match &walk.question.start {
         Start::Pod { key, address, node } => format!("Pod {key} ({address}) on {node}"),
         Start::Node(node) => match walk.hops.first() {
@@ -46,7 +48,7 @@ fn sender(walk: &Walk) -> String {
     }
 }
 
-fn headline(hop: &Hop) -> String {
+fn headline<A: Address>(hop: &Hop<A>) -> String {
     let Some(matched) = &hop.explanation.matched else {
         return match hop.explanation.outcome {
             Outcome::Pass { .. } => "for no Service".to_owned(),
@@ -63,7 +65,7 @@ fn headline(hop: &Hop) -> String {
     format!("{entry} of Service {}, port {}{name}", matched.service, matched.port)
 }
 
-fn policy(matched: &Matched<Ipv4Addr>) -> (&'static str, &'static str) {
+fn policy<A: Address>(matched: &Matched<A>) -> (&'static str, &'static str) {
     let field = match matched.entry {
         Entry::ClusterIp => "internalTrafficPolicy",
         Entry::NodePort | Entry::LoadBalancer | Entry::ExternalIp => "externalTrafficPolicy",
@@ -71,7 +73,7 @@ fn policy(matched: &Matched<Ipv4Addr>) -> (&'static str, &'static str) {
     (field, if matched.local { "Local" } else { "Cluster" })
 }
 
-fn policies(matched: &Matched<Ipv4Addr>) -> Vec<String> {
+fn policies<A: Address>(matched: &Matched<A>) -> Vec<String> {
     let mut all = Vec::new();
     let (field, value) = policy(matched);
     all.push(match (matched.entry, matched.local) {
@@ -85,8 +87,7 @@ fn policies(matched: &Matched<Ipv4Addr>) -> Vec<String> {
         all.push(format!("trafficDistribution {how}: those kept for this node or zone, where there are"));
     }
     if let Some(ranges) = &matched.source_ranges {
-        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-        all.push(format!("loadBalancerSourceRanges {}", ranges.join(", ")));
+        all.push(format!("loadBalancerSourceRanges {}", texts(ranges).join(", ")));
     }
     if let Some(seconds) = matched.affinity_s {
         all.push(format!("sessionAffinity ClientIP: this client keeps its endpoint for {seconds} s"));
@@ -94,11 +95,15 @@ fn policies(matched: &Matched<Ipv4Addr>) -> Vec<String> {
     all
 }
 
+fn texts(all: &[impl ToString]) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
+}
+
 fn share(picks: u32, of: u32) -> f64 {
     (f64::from(picks) * 1000.0 / f64::from(of.max(1))).round() / 10.0
 }
 
-fn destinations(hop: &Hop) -> Vec<String> {
+fn destinations<A: Address>(hop: &Hop<A>) -> Vec<String> {
     match &hop.explanation.outcome {
         Outcome::Refused(_) | Outcome::Dropped(_) => Vec::new(),
         Outcome::Pass { masquerade } => {
@@ -123,7 +128,7 @@ fn destinations(hop: &Hop) -> Vec<String> {
     }
 }
 
-fn onward(hop: &Hop, next: &Next) -> String {
+fn onward<A: Address>(hop: &Hop<A>, next: &Next) -> String {
     let (whom, node) = match &next.owner {
         Owner::Pod { key, node } => (format!("to Pod {key}"), Some(node)),
         Owner::Node(node) => (format!("to Node {node}"), None),
@@ -141,7 +146,7 @@ fn onward(hop: &Hop, next: &Next) -> String {
     format!("{whom}{}, {way}", place.unwrap_or_default())
 }
 
-fn reason(hop: &Hop) -> Option<&'static str> {
+fn reason<A: Address>(hop: &Hop<A>) -> Option<&'static str> {
     let (Outcome::Refused(reason) | Outcome::Dropped(reason)) = hop.explanation.outcome else { return None };
     Some(match reason {
         Reason::NoEndpoint => "the Service has no ready endpoint",
@@ -153,7 +158,7 @@ fn reason(hop: &Hop) -> Option<&'static str> {
     })
 }
 
-fn why(walk: &Walk) -> Option<String> {
+fn why<A: Address>(walk: &Walk<A>) -> Option<String> {
     let Some(last) = walk.hops.last() else {
         return Some("no Ready node may hold this load balancer's address".to_owned());
     };
@@ -161,7 +166,7 @@ fn why(walk: &Walk) -> Option<String> {
     Some(why.to_owned())
 }
 
-fn verdict(walk: &Walk) -> String {
+fn verdict<A: Address>(walk: &Walk<A>) -> String {
     let refused = match walk.question.protocol.number() {
         6 => "refused (TCP reset)",
         _ => "refused (ICMP port unreachable)",
@@ -179,14 +184,14 @@ fn verdict(walk: &Walk) -> String {
 }
 
 /// The walk as JSON.
-pub fn json(walk: &Walk) -> Value {
+pub fn json<A: Address>(walk: &Walk<A>) -> Value {
     let question = &walk.question;
     let from = match &question.start {
         Start::Pod { key, address, node } => {
-            json!({"kind": "Pod", "namespace": key.namespace, "name": key.name, "address": address, "node": node})
+            json!({"kind": "Pod", "namespace": key.namespace, "name": key.name, "address": address.to_string(), "node": node})
         }
         Start::Node(node) => json!({"kind": "Node", "name": node}),
-        Start::Outside { address, .. } => json!({"kind": "Outside", "address": address}),
+        Start::Outside { address, .. } => json!({"kind": "Outside", "address": address.to_string()}),
     };
     let verdict = match walk.end() {
         End::Endpoint => "Endpoint",
@@ -196,14 +201,14 @@ pub fn json(walk: &Walk) -> Value {
     };
     json!({
         "from": from,
-        "to": {"address": question.destination, "port": question.port, "protocol": question.protocol.to_string()},
+        "to": {"address": question.destination.to_string(), "port": question.port, "protocol": question.protocol.to_string()},
         "hops": walk.hops.iter().map(hop_json).collect::<Vec<_>>(),
         "verdict": verdict,
         "reason": why(walk),
     })
 }
 
-fn hop_json(hop: &Hop) -> Value {
+fn hop_json<A: Address>(hop: &Hop<A>) -> Value {
     let service = hop.explanation.matched.as_ref().map(|matched| {
         let (field, value) = policy(matched);
         let entry = match matched.entry {
@@ -217,7 +222,7 @@ fn hop_json(hop: &Hop) -> Value {
             "port": matched.port, "portName": matched.port_name, "by": entry, field: value,
             "clientInside": matched.inside,
             "trafficDistribution": matched.distribution,
-            "loadBalancerSourceRanges": matched.source_ranges,
+            "loadBalancerSourceRanges": matched.source_ranges.as_ref().map(|ranges| texts(ranges)),
             "affinitySeconds": matched.affinity_s,
         })
     });
@@ -225,7 +230,7 @@ fn hop_json(hop: &Hop) -> Value {
     match &hop.explanation.outcome {
         Outcome::Endpoints { choices, picks } => {
             for (next, choice) in next.iter_mut().zip(choices) {
-                next["address"] = json!(choice.endpoint.address);
+                next["address"] = json!(choice.endpoint.address.to_string());
                 next["port"] = json!(choice.endpoint.port);
                 next["probability"] = json!(f64::from(choice.picks) / f64::from((*picks).max(1)));
                 next["masquerade"] = json!(choice.masquerade);
@@ -242,7 +247,7 @@ fn hop_json(hop: &Hop) -> Value {
     let steps = hop.explanation.steps.iter();
     json!({
         "node": hop.node,
-        "source": hop.packet.source,
+        "source": hop.packet.source.to_string(),
         "service": service,
         if endpoints { "endpoints" } else { "next" }: next,
         "rules": steps.map(|step| json!({"chain": step.chain, "rule": step.rule})).collect::<Vec<_>>(),

@@ -12,6 +12,7 @@ use minisvc_apimachinery::{
     service_cidr::extended,
 };
 use minisvc_netstate::{
+    family::Address,
     link::NetState,
     nft::{Packet, ServiceTable},
 };
@@ -21,10 +22,7 @@ use minisvc_proxy::{
     explain::{Explanation, Outcome, explain},
     load_balancer_addresses_of,
 };
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// Most nodes that see a packet before it is where it was sent: from one to another, never further.
 const HOPS_MAX: usize = 3;
@@ -51,19 +49,19 @@ pub struct Next {
 
 /// What one node does.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Hop {
+pub struct Hop<A: Address> {
     pub node: String,
-    pub packet: Packet,
-    pub explanation: Explanation<Ipv4Addr>,
+    pub packet: Packet<A>,
+    pub explanation: Explanation<A>,
     /// Where it goes on: for each endpoint, or for the packet as it is.
     pub next: Vec<Next>,
 }
 
 /// The whole way. Without a hop nobody takes the packet.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Walk {
-    pub question: Question,
-    pub hops: Vec<Hop>,
+pub struct Walk<A: Address> {
+    pub question: Question<A>,
+    pub hops: Vec<Hop<A>>,
 }
 
 /// What becomes of the packet in the end.
@@ -79,7 +77,7 @@ pub enum End {
     Dropped,
 }
 
-impl Walk {
+impl<A: Address> Walk<A> {
     /// What becomes of the packet in the end.
     pub fn end(&self) -> End {
         let Some(last) = self.hops.last() else { return End::Dropped };
@@ -99,7 +97,7 @@ impl Walk {
 ///
 /// # Errors
 /// If a node on the way is not known well enough; in words for people.
-pub fn walk(snapshot: &Snapshot, question: Question) -> Result<Walk, String> {
+pub fn walk<A: Address>(snapshot: &Snapshot, question: Question<A>) -> Result<Walk<A>, String> {
     let (mut node, mut source) = match &question.start {
         Start::Pod { address, node, .. } => (node.clone(), Some(*address)),
         Start::Node(node) => (node.clone(), None),
@@ -114,7 +112,7 @@ pub fn walk(snapshot: &Snapshot, question: Question) -> Result<Walk, String> {
         let source_here = source.unwrap_or_else(|| side.source(destination));
         let packet = Packet { source: source_here, destination, protocol, port, from_node, mark: 0 };
         let explanation = explain(&side.planner, snapshot, &packet);
-        let to: Vec<Ipv4Addr> = match &explanation.outcome {
+        let to: Vec<A> = match &explanation.outcome {
             Outcome::Endpoints { choices, .. } => {
                 choices.iter().map(|choice| choice.endpoint.address).collect()
             }
@@ -139,28 +137,27 @@ pub fn walk(snapshot: &Snapshot, question: Question) -> Result<Walk, String> {
 }
 
 /// One node, as its agent makes it.
-struct Side {
-    address: Ipv4Addr,
+struct Side<A: Address> {
+    address: A,
     underlay: Underlay,
     links: NetState,
-    planner: Planner,
+    planner: Planner<A>,
 }
 
-impl Side {
+impl<A: Address> Side<A> {
     fn of(snapshot: &Snapshot, name: &str) -> Result<Self, String> {
         let node = snapshot.nodes.get(&ObjectKey::cluster(name));
         let node = node.ok_or_else(|| format!("there is no Node {name}"))?;
         let facts = NodeFacts::of(node).ok_or_else(|| {
             format!("Node {name} does not say how its network is made (annotation {FACTS_ANNOTATION}): start a newer minisvc there")
         })?;
-        let address = match internal_ip(node).map_err(|error| format!("Node {name}: {error}"))? {
-            IpAddr::V4(address) => address,
-            other => return Err(format!("Node {name}: {other} is not IPv4")),
-        };
+        let primary = internal_ip(node).map_err(|error| format!("Node {name}: {error}"))?;
+        let address =
+            A::of(primary).ok_or_else(|| format!("Node {name}: {primary} is not {}", A::FAMILY.name()))?;
         // The size of packets and what computes checksums decide nothing here.
         let underlay = Underlay {
             ifname: facts.link,
-            address: address.into(),
+            address: primary,
             prefix_len: facts.prefix_len,
             mtu_bytes: 1500,
             hardware: false,
@@ -173,32 +170,32 @@ impl Side {
             underlay: &underlay,
             lb_addresses: &held,
         };
-        let links = minisvc_podnet::desired(snapshot, &view, &pods_of(snapshot, name))
+        let links = minisvc_podnet::desired(snapshot, &view, &pods_of::<A>(snapshot, name))
             .map_err(|error| error.to_string())?
             .desired
             .links;
-        let node = NodeView::of(snapshot, name, address.into(), &facts.cluster);
+        let node = NodeView::of(snapshot, name, primary, &facts.cluster);
         let mut planner = Planner::new(node, &ServiceTable::new());
         planner.update(snapshot);
         Ok(Self { address, underlay, links, planner })
     }
 
     /// The address that the node itself sends from.
-    fn source(&self, to: Ipv4Addr) -> Ipv4Addr {
+    fn source(&self, to: A) -> A {
         match way(&self.links, &self.underlay, to.into()) {
             Way::Here => to,
-            Way::Link { source: Some(IpAddr::V4(source)), .. } => source,
+            Way::Link { source: Some(source), .. } => A::of(source).unwrap_or(self.address),
             _ => self.address,
         }
     }
 
-    fn next(&self, snapshot: &Snapshot, to: Ipv4Addr) -> Next {
+    fn next(&self, snapshot: &Snapshot, to: A) -> Next {
         Next { owner: owner(snapshot, to), way: way(&self.links, &self.underlay, to.into()) }
     }
 }
 
 /// The Pods of a node that have an address.
-fn pods_of(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
+fn pods_of<A: Address>(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
     let here = |node: Option<&String>| node.is_some_and(|node| node == name);
     let pods = snapshot
         .pods
@@ -206,13 +203,13 @@ fn pods_of(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
         .filter(|(_, pod)| here(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())));
     pods.filter_map(|(key, pod)| {
         let uid = pod.metadata.uid.clone()?;
-        let local = LocalPod::new(&uid, &key.namespace, &key.name, pod_address(pod)?.into());
+        let local = LocalPod::new(&uid, &key.namespace, &key.name, pod_address::<A>(pod)?.into());
         Some((uid, local))
     })
     .collect()
 }
 
-fn owner(snapshot: &Snapshot, address: Ipv4Addr) -> Owner {
+fn owner<A: Address>(snapshot: &Snapshot, address: A) -> Owner {
     if let Some((key, pod)) = snapshot.pods.iter().find(|(_, pod)| pod_address(pod) == Some(address)) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         return Owner::Pod { key: key.clone(), node };
@@ -220,7 +217,7 @@ fn owner(snapshot: &Snapshot, address: Ipv4Addr) -> Owner {
     if let Some(node) = node_with(snapshot, address) {
         return Owner::Node(node);
     }
-    let part = |node| matches!(pod_cidr(node), Some(Ok(net)) if net.contains(&IpAddr::V4(address)));
+    let part = |node| matches!(pod_cidr(node), Some(Ok(net)) if net.contains(&address.into()));
     let found = snapshot.nodes.iter().find(|(_, node)| part(node));
     found.map_or(Owner::Nobody, |(key, _)| Owner::NodesPart(key.name.clone()))
 }
