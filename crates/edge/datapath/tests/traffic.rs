@@ -62,17 +62,17 @@ fn attach(name: &str, address: &str) -> bool {
     let gateway = "169.254.1.1";
     let six = here::<Ipv6Addr>(address);
     ip(&format!("netns add {name}"))
-        && ip(&format!("link add v{name} type veth peer name eth0 netns {name}"))
-        && ip(&format!("link set v{name} up"))
-        && ip(&format!("addr add {gateway}/32 dev v{name} scope link"))
-        && ip(&format!("route add {address}/32 dev v{name}"))
+        && ip(&format!("link add msv{name} type veth peer name eth0 netns {name}"))
+        && ip(&format!("link set msv{name} up"))
+        && ip(&format!("addr add {gateway}/32 dev msv{name} scope link"))
+        && ip(&format!("route add {address}/32 dev msv{name}"))
         && ip(&format!("-n {name} link set lo up"))
         && ip(&format!("-n {name} link set eth0 up"))
         && ip(&format!("-n {name} addr add {address}/32 dev eth0"))
         && ip(&format!("-n {name} route add {gateway} dev eth0"))
         && ip(&format!("-n {name} route add default via {gateway} dev eth0 onlink"))
-        && ip(&format!("addr add fe80::1/64 dev v{name} nodad"))
-        && ip(&format!("route add {six}/128 dev v{name}"))
+        && ip(&format!("addr add fe80::1/64 dev msv{name} nodad"))
+        && ip(&format!("route add {six}/128 dev msv{name}"))
         && ip(&format!("-n {name} addr add {six}/128 dev eth0 nodad"))
         && ip(&format!("-n {name} route add default via fe80::1 dev eth0"))
 }
@@ -272,9 +272,36 @@ fn meet<A: Address>() {
     }
     // The kernel tells a local sender whose packet is rejected this way.
     assert_eq!(ask_udp(None, "10.43.1.3:53"), Err(ErrorKind::PermissionDenied), "UDP from the node");
+    spoof::<A>();
     affinity(&mut objects, &mut planner, &mut target);
     udp(&mut objects, &mut planner, &mut target);
     assert_eq!(&target.observe().expect("observe"), planner.table());
+}
+
+/// What a Pod sends as somebody else arrives nowhere; what it sends as itself does.
+fn spoof<A: Address>() {
+    let (own, other, to) = (here::<A>("10.42.0.2"), here::<A>("10.42.0.99"), here::<A>("10.42.0.3"));
+    let (length, at_once) = if A::FAMILY == Family::Ipv4 { (32, "") } else { (128, "nodad") };
+    assert!(ip(&format!("-n a addr add {other}/{length} dev eth0 {at_once}")), "an address that is nobody's");
+    let (ready, listening) = mpsc::channel();
+    let file = std::fs::File::open("/run/netns/b").expect("namespace");
+    let receiver = std::thread::spawn(move || {
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter");
+        let socket = UdpSocket::bind((to, 9000)).expect("bind");
+        socket.set_read_timeout(Some(WAIT)).expect("timeout");
+        ready.send(()).expect("test");
+        let mut buffer = [0; 64];
+        socket.recv_from(&mut buffer).expect("a datagram").1.ip()
+    });
+    listening.recv().expect("receiver");
+    inside("a", move || {
+        for source in [other, own] {
+            let socket = UdpSocket::bind((source, 0)).expect("bind");
+            socket.send_to(b"?", (to, 9000)).expect("send");
+        }
+    });
+    assert_eq!(receiver.join().expect("receiver"), own, "the first that arrives is the second that was sent");
+    assert!(ip(&format!("-n a addr del {other}/{length} dev eth0")));
 }
 
 fn affinity<A: Address>(objects: &mut Objects, planner: &mut Planner<A>, target: &mut ServiceTableTarget<A>) {

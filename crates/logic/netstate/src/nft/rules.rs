@@ -10,6 +10,7 @@ use super::{
     },
     schema::{Field, Set},
 };
+use crate::link::{LINK_PREFIX, TUN_LINK, VXLAN_LINK};
 
 /// A chain with its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +161,12 @@ pub enum Statement {
     Translated,
     /// Goes on if the source is an address of this node.
     SourceIsLocal,
+    /// Goes on if the packet came by a link whose name begins like this.
+    EntersBy(&'static str),
+    /// Goes on if it came by another link than this.
+    EntersNotBy(&'static str),
+    /// Goes on if no route to the source leads out of the link that the packet came by.
+    SourceElsewhere,
     /// Goes on if the packet leaves by another link than the loopback.
     LeavesNode,
     /// Sets the packet's mark.
@@ -212,6 +219,8 @@ fn base(name: &str, kind: HookKind, point: HookPoint, priority: i32, rules: Vec<
     Chain { name: name.to_owned(), hook: Some(Hook { kind, point, priority }), rules }
 }
 
+/// Priority before connections are tracked.
+const RAW: i32 = -300;
 /// Priority of the translation of destinations.
 const DSTNAT: i32 = -100;
 /// Priority of the translation of sources.
@@ -224,6 +233,7 @@ pub fn constant_chains() -> Vec<Chain> {
     let services = || vec![vec![S::To(Jump::Goto("services"))]];
     let after = || vec![vec![S::To(Jump::Goto("after"))]];
     chains.extend([
+        base("from_pods", HookKind::Filter, HookPoint::Prerouting, RAW, source_rules()),
         base("prerouting", HookKind::Nat, HookPoint::Prerouting, DSTNAT, services()),
         base("output", HookKind::Nat, HookPoint::Output, DSTNAT, services()),
         base("prerouting_after", HookKind::Filter, HookPoint::Prerouting, DSTNAT + 1, after()),
@@ -342,6 +352,18 @@ fn refusal_chains() -> Vec<Chain> {
             ],
         ),
     ]
+}
+
+/// A Pod speaks for itself only: what comes from its link with a source that is not routed there is dropped. What other
+/// nodes sent comes by the overlay's links.
+fn source_rules() -> Vec<Rule> {
+    vec![vec![
+        S::EntersBy(LINK_PREFIX),
+        S::EntersNotBy(VXLAN_LINK),
+        S::EntersNotBy(TUN_LINK),
+        S::SourceElsewhere,
+        S::To(Jump::Drop),
+    ]]
 }
 
 /// Whose source becomes the node's: a Pod that reached itself, clients from outside unless a Local policy keeps them,

@@ -225,6 +225,8 @@ impl<A: Address> Walk<'_, A> {
             Statement::State(state) => *state == ConnectionState::New,
             Statement::Translated => self.translated.is_some(),
             Statement::SourceIsLocal => self.packet.from_node,
+            // A packet that is traced carries its sender's own address.
+            Statement::EntersBy(_) | Statement::EntersNotBy(_) | Statement::SourceElsewhere => false,
             Statement::LeavesNode => !self.stays_on_node(),
             Statement::SetMark(source) => self.source(source).map(|mark| self.mark = mark).is_some(),
             Statement::SetConntrackMark(source) => {

@@ -84,6 +84,7 @@ fn load_field(message: &mut Message, family: Family, field: Field, register: u32
 
 const META_MARK: u32 = 3;
 const META_OIF: u32 = 5;
+const META_IIFNAME: u32 = 6;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
@@ -93,6 +94,8 @@ const CT_DST_IP: u32 = 20;
 const CT_DST_IP6: u32 = 22;
 /// `IPS_DST_NAT`
 const STATUS_DNAT: u32 = 0x20;
+/// `IFNAMSIZ`
+const NAME_BYTES: usize = 16;
 /// `RTN_LOCAL`
 const LOCAL: u32 = 2;
 /// Number of the loopback link in every network namespace.
@@ -200,6 +203,24 @@ pub(super) fn encode_statement(message: &mut Message, family: Family, statement:
                 m.number(1, FIRST).number(2, 3).number(3, 1);
             });
             compare(message, EQUAL, &LOCAL.to_ne_bytes());
+        }
+        Statement::EntersBy(prefix) => {
+            meta(message, META_IIFNAME, FIRST);
+            compare(message, EQUAL, prefix.as_bytes());
+        }
+        Statement::EntersNotBy(link) => {
+            meta(message, META_IIFNAME, FIRST);
+            let mut name = [0; NAME_BYTES];
+            name.iter_mut().zip(link.bytes()).for_each(|(to, byte)| *to = byte);
+            compare(message, NOT_EQUAL, &name);
+        }
+        Statement::SourceElsewhere => {
+            // Looks the source up, from the link the packet came by, and tells whether there is a way out of that.
+            const SADDR_IIF_PRESENT: u32 = 1 | 8 | 0x20;
+            expression(message, "fib", |m| {
+                m.number(1, FIRST).number(2, 1).number(3, SADDR_IIF_PRESENT);
+            });
+            compare(message, EQUAL, &0u32.to_ne_bytes());
         }
         Statement::LeavesNode => {
             meta(message, META_OIF, FIRST);
