@@ -2,7 +2,7 @@
 //!
 //! - [`element`]: everything that changes, as sorted map elements ([`ServiceTable`]).
 //! - [`schema`]: the named sets and maps that hold the elements.
-//! - [`rules`]: the constant chains, and the one chain per [`Class`], as typed statements.
+//! - [`rules`]: the constant chains, and the one chain per [`Class`], as typed statements; [`hook`]: where they are called.
 //! - [`text`]: the same in nft's language, for people and goldens.
 //! - [`trace`]: what a packet meets, by executing the very statements that are sent to the kernel.
 //!
@@ -17,6 +17,7 @@
 //! two tables have the same chains and maps, and differ in what an address is.
 
 pub mod element;
+pub mod hook;
 pub mod rules;
 pub mod schema;
 pub mod text;

@@ -12,7 +12,8 @@ use minisvc_netstate::{
     nft::{
         Chain, Class, Frontend, Key, Protocol, Set, Statement, Value,
         element::{CLASS_SHIFT, OURS, OURS_STICKY},
-        rules::{HookPoint, Rule, class_chain, constant_chains},
+        hook::HookPoint,
+        rules::{Rule, class_chain, constant_chains},
         schema::{AFFINITY_SIZE, Data, Field},
         text::{TABLE, rule_text},
     },

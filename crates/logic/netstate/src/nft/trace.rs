@@ -8,7 +8,8 @@ use super::{
         CLASS_MASK, CLASS_SHIFT, Class, Frontend, Key, OURS, OURS_STICKY, Protocol, SET_MASK, ServiceTable,
         Value,
     },
-    rules::{Chain, ConnectionState, HookPoint, Jump, Rule, Source, Statement, class_chain, constant_chains},
+    hook::HookPoint,
+    rules::{Chain, ConnectionState, Jump, Rule, Source, Statement, class_chain, constant_chains},
     schema::{Field, Set},
     text::rule_text,
 };
