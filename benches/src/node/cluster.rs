@@ -19,6 +19,9 @@ pub type Target = SocketAddr;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+/// The protocols of a Service.
+const TCP: [&str; 1] = ["TCP"];
+const BOTH: [&str; 2] = ["TCP", "UDP"];
 /// Who fills at the same time.
 const CLIENTS: usize = 16;
 /// First address of the Services that fill.
@@ -48,21 +51,23 @@ pub struct Cluster {
     pub moving: Target,
 }
 
-fn service(name: &str, address: Ipv4Addr) -> Value {
+/// A port by each of these protocols, named by it.
+fn ports(protocols: &[&str], port: u16) -> Value {
+    protocols.iter().map(|by| json!({"name": by.to_lowercase(), "port": port, "protocol": by})).collect()
+}
+
+fn service(name: &str, address: Ipv4Addr, protocols: &[&str]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-        "spec": {"clusterIP": address, "ports": [
-            {"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]},
+        "spec": {"clusterIP": address, "ports": ports(protocols, 80)},
     })
 }
 
-fn slice(name: &str, port: u16, addresses: &[String]) -> Value {
+fn slice(name: &str, protocols: &[&str], port: u16, addresses: &[String]) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-        "ports": [{"name": "tcp", "port": port, "protocol": "TCP"},
-                  {"name": "udp", "port": port, "protocol": "UDP"}],
-        "endpoints": endpoints(addresses),
+        "ports": ports(protocols, port), "endpoints": endpoints(addresses),
     })
 }
 
@@ -70,10 +75,16 @@ fn endpoints(addresses: &[String]) -> Value {
     addresses.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect()
 }
 
-async fn make(client: &mut Client, name: &str, address: Ipv4Addr, pods: &[&Pod]) -> anyhow::Result<Target> {
-    client.create(SERVICES, &service(name, address)).await?;
+async fn make(
+    client: &mut Client,
+    name: &str,
+    address: Ipv4Addr,
+    protocols: &[&str],
+    pods: &[&Pod],
+) -> anyhow::Result<Target> {
+    client.create(SERVICES, &service(name, address, protocols)).await?;
     let addresses: Vec<_> = pods.iter().map(|pod| pod.address.clone()).collect();
-    client.create(SLICES, &slice(name, 8080, &addresses)).await?;
+    client.create(SLICES, &slice(name, protocols, 8080, &addresses)).await?;
     Ok(SocketAddr::from((address, 80)))
 }
 
@@ -111,8 +122,8 @@ impl Cluster {
         ];
         let asks = pod(&mut client, "asks", super::lab::NODE).await?;
         let both: Vec<_> = pods.iter().collect();
-        let steady = make(&mut client, "steady", Ipv4Addr::new(10, 43, 8, 1), &both).await?;
-        let moving = make(&mut client, "moving", Ipv4Addr::new(10, 43, 8, 2), &both[..1]).await?;
+        let steady = make(&mut client, "steady", Ipv4Addr::new(10, 43, 8, 1), &BOTH, &both).await?;
+        let moving = make(&mut client, "moving", Ipv4Addr::new(10, 43, 8, 2), &TCP, &both[..1]).await?;
         Ok(Self { way, pods, client: asks, steady, moving })
     }
 
@@ -136,18 +147,18 @@ impl Cluster {
                     }
                     let name = format!("s{number:05}");
                     let address = Ipv4Addr::from(u32::from(FILLING) + number);
-                    client.create(SERVICES, &service(&name, address)).await?;
+                    client.create(SERVICES, &service(&name, address, &TCP)).await?;
                     let first = number * ends;
                     let addresses: Vec<_> = (first..first + ends)
                         .map(|n| Ipv4Addr::from(u32::from(NOWHERE) + n % NOWHERE_COUNT).to_string())
                         .collect();
                     let port = u16::try_from(8000 + first / NOWHERE_COUNT)?;
-                    client.create(SLICES, &slice(&name, port, &addresses)).await?;
+                    client.create(SLICES, &slice(&name, &TCP, port, &addresses)).await?;
                 }
             }
         }))
         .await?;
         let last = clients.first_mut().context("no client")?;
-        make(last, "last", Ipv4Addr::new(10, 43, 8, 3), &[&self.pods[0]]).await
+        make(last, "last", Ipv4Addr::new(10, 43, 8, 3), &TCP, &[&self.pods[0]]).await
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants: each wait ends within [`PATIENCE`]; what is not answered by then is lost.
 
 use anyhow::Context;
+use socket2::SockRef;
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
@@ -110,19 +111,20 @@ fn asked(stop: &AtomicBool, held: &mut Option<TcpStream>, to: SocketAddr) -> any
     Ok(flow)
 }
 
-/// Asks by new flows, one after another, until this Pod answers; when that was.
+/// Asks by new connections, one after another, until this Pod answers; when that was.
+///
+/// By TCP: where a port is UDP's, a change makes the node look through all flows there are, and this would make many.
 pub fn until_answered_by(pod: &str, to: SocketAddr, limit: Duration) -> anyhow::Result<Instant> {
     let begun = Instant::now();
     let start = format!("pod={pod} ");
     let mut buffer = [0; 512];
     while begun.elapsed() < limit {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(to)?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let answer = socket.send(b"?\n").and_then(|_| socket.recv(&mut buffer));
-        if answer
-            .is_ok_and(|length| buffer.get(..length).is_some_and(|text| text.starts_with(start.as_bytes())))
-        {
+        let answer = connect(to).and_then(|mut stream| {
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+            stream.write_all(b"?\n")?;
+            stream.read(&mut buffer)
+        });
+        if answer.is_ok_and(|n| buffer.get(..n).is_some_and(|text| text.starts_with(start.as_bytes()))) {
             return Ok(Instant::now());
         }
         std::thread::sleep(Duration::from_micros(50));

@@ -37,17 +37,20 @@ pub struct Nodes {
     machine: u32,
 }
 
-/// The process whose command line has these words, one after another.
-fn process(words: &[&str]) -> anyhow::Result<u32> {
+/// The process that is `minisvc` with this word first, and with the others somewhere after it: a member of the lab has
+/// its server's words in its own command line.
+fn process(first: &str, others: &[&str]) -> anyhow::Result<u32> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line: Vec<_> = line.split(|byte| *byte == 0).collect();
-        if line.windows(words.len()).any(|some| some.iter().zip(words).all(|(a, b)| *a == b.as_bytes())) {
+        let is = |word: &[u8], wanted: &&str| word == wanted.as_bytes();
+        let has = |some: &[&[u8]]| some.iter().zip(others).all(|(word, wanted)| is(word, wanted));
+        if line.get(1).is_some_and(|word| is(word, &first)) && line.windows(others.len()).any(has) {
             return Ok(pid);
         }
     }
-    anyhow::bail!("no process {words:?}")
+    anyhow::bail!("no process {first} {others:?}")
 }
 
 impl Nodes {
@@ -56,7 +59,7 @@ impl Nodes {
         let up = Command::new(program).args(["lab", "up", "--nodes", "2", "--name", NAME]).output();
         let up = timeout(PATIENCE, up).await?.with_context(|| format!("run {}", program.display()))?;
         ensure!(up.status.success(), "lab up: {}", String::from_utf8_lossy(&up.stderr));
-        let machine = process(&["--member", NODE])?;
+        let machine = process("lab-member", &["--member", NODE])?;
         Ok(Self { lab: Lab::named(NAME)?, program: program.to_owned(), machine })
     }
 
@@ -72,7 +75,7 @@ impl Nodes {
 
     /// Pid of a node's server.
     pub fn server(node: &str) -> anyhow::Result<u32> {
-        process(&["server", "--node-name", node])
+        process("server", &["--node-name", node])
     }
 
     /// The network namespace of the node that is looked at.
