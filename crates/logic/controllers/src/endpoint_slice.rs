@@ -1,9 +1,9 @@
 //! Which Pods answer for which Service (source: kubernetes pkg/controller/endpointslice, staging endpointslice).
 //!
-//! In: Services with a selector, Pods, Nodes (for zones), present slices. Out: writes to the slices that carry our
-//! `managed-by` label; others' slices are never touched.
+//! In: Services with a selector, Pods, Nodes (for zones and podCIDRs), present slices. Out: writes to the slices that
+//! carry our `managed-by` label; others' slices are never touched.
 //!
-//! Invariants: an endpoint stays in the slice it is in; a slice that is no longer needed is reused before one is made;
+//! Invariants: a Service has slices of its own for each of its families; an endpoint stays in the slice it is in; a slice that is no longer needed is reused before one is made;
 //! slices are deleted only in a round that changes nothing else of that Service, so an endpoint never vanishes on its
 //! way from one slice to another.
 
@@ -16,7 +16,7 @@ pub(crate) use dirty::changed as dirty_changes;
 pub use dirty::{dirty, sources};
 
 use crate::{
-    objects::{hash, name, selector, uid},
+    objects::{families, hash, name, selector, uid},
     plan::{Plan, Write},
 };
 use desired::{Ports, desired, ports_of};
@@ -27,7 +27,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use minisvc_apimachinery::{ObjectKey, Snapshot, resource::ENDPOINT_SLICES};
+use minisvc_apimachinery::{Family, ObjectKey, Snapshot, resource::ENDPOINT_SLICES};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,20 +99,30 @@ fn plan_one(snapshot: &Snapshot, key: &ObjectKey, present: &Slices<'_>) -> Vec<W
     let Some(service) = service else {
         return present.iter().map(|(key, slice)| delete(key, slice)).collect();
     };
-    let layout = Layout::new(snapshot, service, present);
-    let changes = layout.changes(snapshot, service, present);
+    let mut rest = present.clone();
+    let (mut changes, mut spare, mut taken) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for family in families(service) {
+        let of_family = |slice: &EndpointSlice| slice.address_type == family.name();
+        let (own, others): (Slices<'_>, Slices<'_>) = rest.into_iter().partition(|(_, s)| of_family(s));
+        rest = others;
+        let layout = Layout::new(snapshot, service, family, &own);
+        changes.extend(layout.changes(snapshot, service, &own, &mut taken));
+        spare.extend(layout.spare.iter().filter_map(|key| own.get_key_value(key)).map(|(key, s)| (*key, *s)));
+    }
     if !changes.is_empty() {
         return changes;
     }
-    layout.spare.iter().filter_map(|key| present.get(key).map(|slice| delete(key, slice))).collect()
+    // Those of families that the Service no longer has go with those that nobody needs.
+    spare.into_iter().chain(rest).map(|(key, slice)| delete(key, slice)).collect()
 }
 
 fn delete(key: &ObjectKey, slice: &EndpointSlice) -> Write {
     Write::delete(&ENDPOINT_SLICES, key, &slice.metadata)
 }
 
-/// Which endpoints go into which slice.
+/// Which endpoints of one family go into which of its slices.
 struct Layout<'a> {
+    family: Family,
     /// Slices to keep, with what they should hold.
     kept: BTreeMap<&'a ObjectKey, (Ports, Vec<Endpoint>)>,
     /// Slices to make.
@@ -122,17 +132,17 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn new(snapshot: &Snapshot, service: &Service, present: &Slices<'a>) -> Self {
-        let mut groups = desired(snapshot, service);
+    fn new(snapshot: &Snapshot, service: &Service, family: Family, present: &Slices<'a>) -> Self {
+        let mut groups = desired(snapshot, service, family);
         if groups.is_empty() {
             // A Service without Pods still shows one slice, as in Kubernetes.
             groups.insert(Vec::new(), BTreeMap::new());
         }
-        let mut layout = Self { kept: BTreeMap::new(), new: Vec::new(), spare: Vec::new() };
+        let mut layout = Self { family, kept: BTreeMap::new(), new: Vec::new(), spare: Vec::new() };
         let mut unused: Vec<&'a ObjectKey> = Vec::new();
         for (key, slice) in present {
             let ports = ports_of(slice);
-            let Some(group) = groups.get_mut(&ports).filter(|_| slice.address_type == "IPv4") else {
+            let Some(group) = groups.get_mut(&ports) else {
                 unused.push(key);
                 continue;
             };
@@ -147,7 +157,7 @@ impl<'a> Layout<'a> {
             layout.kept.insert(key, (ports, endpoints));
         }
         for (ports, group) in groups {
-            layout.place(ports, group.into_values().collect(), &mut unused, present);
+            layout.place(ports, group.into_values().collect(), &mut unused);
         }
         layout.drop_empty(&mut unused);
         layout.spare = unused;
@@ -155,13 +165,7 @@ impl<'a> Layout<'a> {
     }
 
     /// Places the endpoints that are in no slice yet: in kept slices with room, in unused ones, in new ones.
-    fn place(
-        &mut self,
-        ports: Ports,
-        endpoints: Vec<Endpoint>,
-        unused: &mut Vec<&'a ObjectKey>,
-        present: &Slices<'a>,
-    ) {
+    fn place(&mut self, ports: Ports, endpoints: Vec<Endpoint>, unused: &mut Vec<&'a ObjectKey>) {
         let mut rest = endpoints.into_iter().peekable();
         let mut held = false;
         for (kept, slot) in self.kept.values_mut() {
@@ -175,13 +179,10 @@ impl<'a> Layout<'a> {
         while rest.peek().is_some() || !held {
             held = true;
             let part: Vec<Endpoint> = rest.by_ref().take(ENDPOINTS_MAX).collect();
-            let fits = |key: &&ObjectKey| present.get(*key).is_some_and(|slice| slice.address_type == "IPv4");
-            match unused.iter().position(fits) {
-                Some(at) => {
-                    let key = unused.remove(at);
-                    self.kept.insert(key, (ports.clone(), part));
-                }
-                None => self.new.push((ports.clone(), part)),
+            if unused.is_empty() {
+                self.new.push((ports.clone(), part));
+            } else {
+                self.kept.insert(unused.remove(0), (ports.clone(), part));
             }
         }
     }
@@ -202,11 +203,17 @@ impl<'a> Layout<'a> {
         }
     }
 
-    fn changes(&self, snapshot: &Snapshot, service: &Service, present: &Slices<'_>) -> Vec<Write> {
+    fn changes(
+        &self,
+        snapshot: &Snapshot,
+        service: &Service,
+        present: &Slices<'_>,
+        taken: &mut BTreeSet<ObjectKey>,
+    ) -> Vec<Write> {
         let mut writes = Vec::new();
         for (key, (ports, endpoints)) in &self.kept {
             let Some(slice) = present.get(key) else { continue };
-            let wanted = filled(service, key, ports, endpoints.clone());
+            let wanted = self.filled(service, key, ports, endpoints.clone());
             if !same(slice, &wanted) {
                 let mut object = json!(wanted);
                 object["metadata"]["resourceVersion"] = json!(slice.metadata.resource_version);
@@ -214,14 +221,49 @@ impl<'a> Layout<'a> {
                 writes.push(Write::Replace { resource: &ENDPOINT_SLICES, key: (*key).clone(), object });
             }
         }
-        let mut taken = BTreeSet::new();
         for (ports, endpoints) in &self.new {
-            let key = free_name(snapshot, &service.metadata, &format!("{ports:?}"), &taken);
-            let object = json!(filled(service, &key, ports, endpoints.clone()));
+            let key = free_name(snapshot, &service.metadata, &format!("{} {ports:?}", self.family), taken);
+            let object = json!(self.filled(service, &key, ports, endpoints.clone()));
             taken.insert(key.clone());
             writes.push(Write::Create { resource: &ENDPOINT_SLICES, key, object });
         }
         writes
+    }
+
+    fn filled(
+        &self,
+        service: &Service,
+        key: &ObjectKey,
+        ports: &[desired::Port],
+        endpoints: Vec<Endpoint>,
+    ) -> EndpointSlice {
+        let meta = &service.metadata;
+        let mut labels = meta.labels.clone().unwrap_or_default();
+        labels.remove(HEADLESS);
+        labels.insert(SERVICE_NAME.to_owned(), name(meta).to_owned());
+        labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+        if is_headless(service) {
+            labels.insert(HEADLESS.to_owned(), String::new());
+        }
+        EndpointSlice {
+            metadata: ObjectMeta {
+                namespace: Some(key.namespace.clone()),
+                name: Some(key.name.clone()),
+                labels: Some(labels),
+                owner_references: Some(vec![OwnerReference {
+                    api_version: "v1".to_owned(),
+                    kind: "Service".to_owned(),
+                    name: name(meta).to_owned(),
+                    uid: uid(meta).to_owned(),
+                    controller: Some(true),
+                    block_owner_deletion: Some(true),
+                }]),
+                ..ObjectMeta::default()
+            },
+            address_type: self.family.name().to_owned(),
+            endpoints,
+            ports: Some(ports.iter().map(EndpointPort::from).collect()),
+        }
     }
 }
 
@@ -239,41 +281,6 @@ fn same(present: &EndpointSlice, wanted: &EndpointSlice) -> bool {
 
 pub(crate) fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
-}
-
-fn filled(
-    service: &Service,
-    key: &ObjectKey,
-    ports: &[desired::Port],
-    endpoints: Vec<Endpoint>,
-) -> EndpointSlice {
-    let meta = &service.metadata;
-    let mut labels = meta.labels.clone().unwrap_or_default();
-    labels.remove(HEADLESS);
-    labels.insert(SERVICE_NAME.to_owned(), name(meta).to_owned());
-    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    if is_headless(service) {
-        labels.insert(HEADLESS.to_owned(), String::new());
-    }
-    EndpointSlice {
-        metadata: ObjectMeta {
-            namespace: Some(key.namespace.clone()),
-            name: Some(key.name.clone()),
-            labels: Some(labels),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "v1".to_owned(),
-                kind: "Service".to_owned(),
-                name: name(meta).to_owned(),
-                uid: uid(meta).to_owned(),
-                controller: Some(true),
-                block_owner_deletion: Some(true),
-            }]),
-            ..ObjectMeta::default()
-        },
-        address_type: "IPv4".to_owned(),
-        endpoints,
-        ports: Some(ports.iter().map(EndpointPort::from).collect()),
-    }
 }
 
 /// `<owner>-<5 characters>`: the same for the same owner, contents and number of tries.

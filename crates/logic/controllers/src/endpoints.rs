@@ -3,12 +3,12 @@
 //! In: Services, Pods, present Endpoints. Out: writes to the Endpoints of the Services' names. Those of Services without
 //! a selector are people's own and never touched, until their Service is deleted.
 //!
-//! Invariants: the addresses are those of the EndpointSlices, without Pods that are ending; sorted, at most
-//! [`ADDRESSES_MAX`], those that are ready first.
+//! Invariants: the addresses are those of the EndpointSlices of the Service's primary family, without Pods that are
+//! ending; sorted, at most [`ADDRESSES_MAX`], those that are ready first.
 
 use crate::{
     endpoint_slice::{self, HEADLESS, desired},
-    objects::selector,
+    objects::{families, selector},
     plan::Write,
 };
 use imbl::ordmap::DiffItem;
@@ -132,7 +132,8 @@ fn subsets(snapshot: &Snapshot, service: &Service) -> Vec<EndpointSubset> {
         service.spec.as_ref().is_some_and(|spec| spec.ports.as_ref().is_some_and(|p| !p.is_empty()));
     let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let mut subsets = Vec::new();
-    for (ports, group) in desired::desired(snapshot, service) {
+    let Some(family) = families(service).first().copied() else { return subsets };
+    for (ports, group) in desired::desired(snapshot, service, family) {
         // Only a headless Service may be without ports; else none of them is one of these Pods'.
         if ports.is_empty() && (has_ports || !endpoint_slice::is_headless(service)) {
             continue;

@@ -1,7 +1,7 @@
 //! The addresses at which an Ingress is reached: those of all ready nodes, as each runs the ingress proxy.
 
 use crate::{
-    objects::{node_address, node_is_ready},
+    objects::{node_addresses, node_is_ready},
     plan::{Plan, Write},
 };
 use minisvc_apimachinery::{Snapshot, ingress_class::is_ours, resource::INGRESSES};
@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 /// Plans the status of every Ingress of ours.
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let ready = snapshot.nodes.values().filter(|node| node_is_ready(node));
-    let addresses: BTreeSet<IpAddr> = ready.filter_map(|node| node_address(node)).collect();
+    let addresses: BTreeSet<IpAddr> = ready.flat_map(|node| node_addresses(node)).collect();
     let wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let mut plan = Plan::default();
     let classes = &snapshot.ingress_classes;
@@ -34,7 +34,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
 mod tests {
     use super::*;
     use crate::world::World;
-    use minisvc_apimachinery::ObjectKey;
+    use minisvc_apimachinery::{ObjectKey, resource::NODES};
 
     #[test]
     fn ready_nodes_addresses_are_listed_for_our_class_only() {
@@ -50,12 +50,18 @@ mod tests {
         );
         world.apply(&plan(&world.snapshot));
         assert!(plan(&world.snapshot).is_settled());
-        let shown = |name: &str| {
+        let shown = |world: &World, name: &str| {
             let status = world.snapshot.ingresses[&ObjectKey::new("default", name)].status.clone();
             let points = status.and_then(|s| s.load_balancer).and_then(|s| s.ingress).unwrap_or_default();
             points.into_iter().filter_map(|point| point.ip).collect::<Vec<_>>()
         };
-        assert_eq!(shown("a"), ["192.168.9.1"]);
-        assert!(shown("b").is_empty());
+        assert_eq!(shown(&world, "a"), ["192.168.9.1"]);
+        assert!(shown(&world, "b").is_empty());
+        let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+        let second = json!({ "type": "InternalIP", "address": "2001:db8::1" });
+        node["status"]["addresses"].as_array_mut().unwrap().push(second);
+        world.add(&NODES, node);
+        world.apply(&plan(&world.snapshot));
+        assert_eq!(shown(&world, "a"), ["192.168.9.1", "2001:db8::1"]);
     }
 }

@@ -1,9 +1,11 @@
 //! Small questions about objects that several controllers ask.
 
+use ipnet::IpNet;
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Pod, PodCondition, Service},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use minisvc_apimachinery::Family;
 use std::{collections::BTreeMap, net::IpAddr};
 
 pub(crate) fn name(meta: &ObjectMeta) -> &str {
@@ -53,13 +55,35 @@ pub(crate) fn node_is_ready(node: &Node) -> bool {
     node_condition(node, "Ready").is_some_and(|condition| condition.status == "True")
 }
 
-/// A node's own address: the first InternalIP.
-pub(crate) fn node_address(node: &Node) -> Option<IpAddr> {
-    let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    addresses
-        .iter()
-        .filter(|address| address.type_ == "InternalIP")
-        .find_map(|address| address.address.parse().ok())
+/// A node's own addresses, at most one of each family: its InternalIPs.
+pub(crate) fn node_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
+    internal.filter_map(|address| address.address.parse().ok())
+}
+
+/// The networks of a node's Pods.
+pub(crate) fn pod_cidrs(node: &Node) -> Vec<IpNet> {
+    let Some(spec) = node.spec.as_ref() else { return Vec::new() };
+    let all = spec.pod_cidrs.as_deref().unwrap_or_default();
+    let texts: Vec<&str> = match (all, spec.pod_cidr.as_deref()) {
+        ([], Some(one)) => vec![one],
+        _ => all.iter().map(String::as_str).collect(),
+    };
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// The families of a Service's endpoints, the primary one first. One that does not say has that of its address; a
+/// headless one that does not say has both.
+pub(crate) fn families(service: &Service) -> Vec<Family> {
+    let Some(spec) = service.spec.as_ref() else { return Vec::new() };
+    let said = spec.ip_families.as_deref().unwrap_or_default();
+    let said: Vec<Family> = said.iter().filter_map(|name| Family::named(name)).collect();
+    if !said.is_empty() {
+        return said;
+    }
+    let address = spec.cluster_ip.as_deref().and_then(|text| text.parse().ok());
+    address.map_or_else(|| Family::ALL.to_vec(), |address| vec![Family::of(address)])
 }
 
 /// FNV-1a, 64 bits: stable between versions and machines.

@@ -1,7 +1,6 @@
 //! The endpoints a Service should have, grouped by what its ports resolve to in each Pod.
 
-use crate::objects::{is_over, node_of, pod_is_ready, selector, selects};
-use ipnet::Ipv4Net;
+use crate::objects::{is_over, node_of, pod_cidrs, pod_is_ready, selector, selects};
 use k8s_openapi::{
     api::{
         core::{
@@ -14,10 +13,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use minisvc_apimachinery::{ObjectKey, Snapshot};
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use minisvc_apimachinery::{Family, ObjectKey, Snapshot};
+use std::{collections::BTreeMap, net::IpAddr};
 
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// One port of a slice; comparable, unlike the wire type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,8 +81,12 @@ pub(crate) fn ports_of(slice: &EndpointSlice) -> Ports {
     ports
 }
 
-/// Endpoints by ports, then by Pod UID.
-pub(crate) fn desired(snapshot: &Snapshot, service: &Service) -> BTreeMap<Ports, BTreeMap<String, Endpoint>> {
+/// Endpoints of a family by ports, then by Pod UID.
+pub(crate) fn desired(
+    snapshot: &Snapshot,
+    service: &Service,
+    family: Family,
+) -> BTreeMap<Ports, BTreeMap<String, Endpoint>> {
     let mut groups: BTreeMap<Ports, BTreeMap<String, Endpoint>> = BTreeMap::new();
     let (Some(selector), Some(namespace)) = (selector(service), service.metadata.namespace.as_deref()) else {
         return groups;
@@ -96,21 +99,25 @@ pub(crate) fn desired(snapshot: &Snapshot, service: &Service) -> BTreeMap<Ports,
         if !selects(selector, &pod.metadata) || is_over(pod) {
             continue;
         }
-        let (Some(address), Some(uid)) = (address(snapshot, pod), pod.metadata.uid.clone()) else { continue };
+        let Some((address, uid)) = address(snapshot, pod, family).zip(pod.metadata.uid.clone()) else {
+            continue;
+        };
         groups.entry(ports(service, pod)).or_default().insert(uid, endpoint(snapshot, service, pod, address));
     }
     groups
 }
 
-/// The Pod's address. One outside its node's podCIDR is none: a node, which says it, may not lead callers elsewhere.
-fn address(snapshot: &Snapshot, pod: &Pod) -> Option<Ipv4Addr> {
+/// The Pod's address of a family. One outside its node's podCIDRs is none: a node, which says it, may not lead callers
+/// elsewhere.
+fn address(snapshot: &Snapshot, pod: &Pod, family: Family) -> Option<IpAddr> {
     let status = pod.status.as_ref()?;
     let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
-    let address: Ipv4Addr = all.filter_map(|text| text.parse().ok()).next()?;
+    let mut all = all.filter_map(|text| text.parse::<IpAddr>().ok());
+    let address = all.find(|address| Family::of(*address) == family)?;
     let node = node_of(pod).and_then(|node| snapshot.nodes.get(&ObjectKey::cluster(node)));
-    let net = node.and_then(|node| node.spec.as_ref()?.pod_cidr.as_deref()?.parse::<Ipv4Net>().ok());
+    let nets = node.map(|node| pod_cidrs(node)).unwrap_or_default();
     // A Node that is not there, or has no podCIDR yet, is about to be given one: its Pods stay.
-    net.is_none_or(|net| net.contains(&address)).then_some(address)
+    (nets.is_empty() || nets.iter().any(|net| net.contains(&address))).then_some(address)
 }
 
 fn ports(service: &Service, pod: &Pod) -> Ports {
@@ -147,7 +154,7 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
         .map(|port| port.container_port)
 }
 
-fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: Ipv4Addr) -> Endpoint {
+fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
     let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let (serving, terminating) = (pod_is_ready(pod), pod.metadata.deletion_timestamp.is_some());
     let node = node_of(pod);

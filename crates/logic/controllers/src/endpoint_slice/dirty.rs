@@ -1,7 +1,7 @@
 //! Which Services' slices may have to change between two snapshots.
 
-use super::owner_of;
-use crate::objects::{selector, selects};
+use super::{desired::ZONE, owner_of};
+use crate::objects::{pod_cidrs, selector, selects};
 use imbl::ordmap::DiffItem;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
@@ -28,8 +28,8 @@ pub fn dirty(sources: &BTreeSet<ObjectKey>, old: &Snapshot, new: &Snapshot) -> B
     dirty
 }
 
-/// The Services whose endpoints may differ: those that changed, whose Pods changed, whose Pods' nodes changed zone.
-/// Costs as much as the difference, times the Services of the namespaces it is in.
+/// The Services whose endpoints may differ: those that changed, whose Pods changed, whose Pods' nodes
+/// changed zone or podCIDRs. Costs as much as the difference, times the Services of the namespaces it is in.
 pub fn sources(old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
     let mut dirty: BTreeSet<ObjectKey> =
         changed(&old.services, &new.services).map(|(key, ..)| key.clone()).collect();
@@ -37,11 +37,12 @@ pub fn sources(old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
     for (_, before, after) in changed(&old.pods, &new.pods) {
         pods.extend([before, after].into_iter().flatten().map(Arc::as_ref));
     }
-    let zone = |node: &Node| {
-        node.metadata.labels.as_ref().and_then(|labels| labels.get("topology.kubernetes.io/zone").cloned())
+    let says = |node: &Node| {
+        let labels = node.metadata.labels.as_ref();
+        (labels.and_then(|labels| labels.get(ZONE).cloned()), pod_cidrs(node))
     };
     let moved: BTreeSet<&str> = changed(&old.nodes, &new.nodes)
-        .filter(|(_, before, after)| before.and_then(|n| zone(n)) != after.and_then(|n| zone(n)))
+        .filter(|(_, before, after)| before.map(|n| says(n)) != after.map(|n| says(n)))
         .map(|(key, ..)| key.name.as_str())
         .collect();
     if !moved.is_empty() {

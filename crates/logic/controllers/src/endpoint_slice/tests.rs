@@ -58,6 +58,76 @@ fn a_node_cannot_lead_callers_out_of_its_pod_network() {
     assert_eq!(shown(&world, "web").into_iter().collect::<Vec<_>>(), ["10.42.1.2 RS- [8080]"]);
 }
 
+/// Gives a Pod an address of the other family too.
+fn second(world: &mut World, pod: &str, address: &str) {
+    change(world, pod, |pod| {
+        pod["status"]["podIPs"].as_array_mut().unwrap().push(json!({ "ip": address }));
+    });
+}
+
+#[test]
+fn each_family_of_a_service_has_slices_of_its_own_as_long_as_it_is_one() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.node("node1", true);
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["spec"] = json!({ "podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24", "fd42:0:0:1::/64"] });
+    world.add(&NODES, node);
+    world.pod("both", "web", Some("node1"), Some("10.42.1.2"));
+    second(&mut world, "both", "fd42:0:0:1:0::2");
+    world.pod("stolen", "web", Some("node1"), Some("10.42.1.3"));
+    second(&mut world, "stolen", "fd42:0:0:2::3");
+    let families = |world: &mut World, families: &[&str]| {
+        let mut service = world.get(&SERVICES, &key("web")).unwrap();
+        service["spec"]["ipFamilies"] = json!(families);
+        world.add(&SERVICES, service);
+        let before = world.snapshot.clone();
+        let first = plan(&world.snapshot);
+        world.apply(&first);
+        let gone = before.endpoint_slices.keys().any(|key| !world.snapshot.endpoint_slices.contains_key(key));
+        assert!(!gone || first.writes.len() == 1, "nothing is deleted while something is written");
+        settle(world);
+        let slices = world.snapshot.endpoint_slices.values();
+        let shown = slices.map(|slice| {
+            let all = slice.endpoints.iter().map(|endpoint| endpoint.addresses.join(","));
+            (
+                slice.address_type.clone(),
+                all.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" "),
+            )
+        });
+        let shown: BTreeSet<(String, String)> = shown.collect();
+        shown.into_iter().map(|(family, all)| format!("{family}: {all}")).collect::<Vec<_>>()
+    };
+    let (v4, v6) = ("IPv4: 10.42.1.2 10.42.1.3", "IPv6: fd42:0:0:1::2");
+    assert_eq!(families(&mut world, &["IPv4"]), [v4]);
+    assert_eq!(families(&mut world, &["IPv4", "IPv6"]), [v4, v6]);
+    assert_eq!(families(&mut world, &["IPv6", "IPv4"]), [v4, v6]);
+    assert_eq!(families(&mut world, &["IPv6"]), [v6]);
+    for pod in ["both", "stolen"] {
+        world.remove(&PODS, &key(pod));
+    }
+    assert_eq!(
+        families(&mut world, &["IPv4", "IPv6"]),
+        ["IPv4: ", "IPv6: "],
+        "an empty slice of each family"
+    );
+}
+
+#[test]
+fn a_podcidr_that_comes_later_makes_its_services_dirty() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.node("node1", true);
+    world.pod("a", "web", Some("node1"), Some("10.42.2.2"));
+    settle(&mut world);
+    let before = world.snapshot.clone();
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["spec"] = json!({ "podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24"] });
+    world.add(&NODES, node);
+    let dirty = dirty(&sources(&before, &world.snapshot), &before, &world.snapshot);
+    assert_eq!(dirty, BTreeSet::from([key("web")]));
+}
+
 #[test]
 fn conditions_are_kubernetes_own() {
     let mut world = World::default();

@@ -112,6 +112,25 @@ fn at_most_a_thousand_addresses_ready_ones_first() {
 }
 
 #[test]
+fn the_addresses_are_those_of_the_primary_family() {
+    let mut world = World::default();
+    world.service("web", "web");
+    world.pod("p", "web", Some("node1"), Some("10.42.0.2"));
+    change(&mut world, "p", |pod| {
+        pod["status"]["podIPs"].as_array_mut().unwrap().push(json!({ "ip": "fd42::2" }));
+    });
+    for (families, expected) in [(["IPv4", "IPv6"], "10.42.0.2"), (["IPv6", "IPv4"], "fd42::2")] {
+        let mut service = world.get(&SERVICES, &key("web")).unwrap();
+        service["spec"]["ipFamilies"] = json!(families);
+        world.add(&SERVICES, service);
+        settle(&mut world, "web", false);
+        let subsets = world.snapshot.endpoints[&key("web")].subsets.clone().unwrap();
+        let addresses = subsets.into_iter().flat_map(|subset| subset.addresses).flatten();
+        assert_eq!(addresses.map(|address| address.ip).collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
 fn what_people_wrote_stays_until_its_service_goes() {
     let hand = |name: &str, annotations: Value| {
         json!({
