@@ -112,7 +112,7 @@ pub struct ProbeArgs {
     /// How long an attempt may take.
     #[arg(long, default_value_t = 2000)]
     timeout_ms: u64,
-    /// tcp only: one connection, asked again after so many milliseconds.
+    /// tcp and udp: one connection, or one port, asked again after so many milliseconds.
     #[arg(long)]
     hold: Option<u64>,
     /// Go on until standard input ends.

@@ -26,57 +26,83 @@ fn answer(line: &str) -> Attempt {
     Attempt { ok: true, pod: word("pod"), node: word("node"), client: word("client"), ..Attempt::default() }
 }
 
-async fn exchange(stream: &mut BufReader<TcpStream>) -> Result<Attempt, Attempt> {
-    stream.write_all(QUESTION).await.map_err(failed)?;
-    let mut line = String::new();
-    (&mut *stream).take(LINE_BYTES_MAX).read_line(&mut line).await.map_err(failed)?;
-    if line.ends_with('\n') { Ok(answer(&line)) } else { Err(Attempt::failed("closed")) }
+/// The protocol of a [`Line`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tcp,
+    Udp,
 }
 
-async fn connect(place: &Place) -> Result<BufReader<TcpStream>, Attempt> {
-    let addresses = place.resolve().await?;
-    TcpStream::connect(&addresses[..]).await.map(BufReader::new).map_err(failed)
+/// A connection, or a socket that keeps its port.
+enum Line {
+    Tcp(BufReader<TcpStream>),
+    Udp(UdpSocket),
 }
 
-/// A line, over a new connection.
-pub(super) async fn tcp(place: &Place) -> Result<Attempt, Attempt> {
-    exchange(&mut connect(place).await?).await
+impl Line {
+    async fn open(kind: Kind, place: &Place) -> Result<Self, Attempt> {
+        let addresses = place.resolve().await?;
+        match kind {
+            Kind::Tcp => {
+                let stream = TcpStream::connect(&addresses[..]).await.map_err(failed)?;
+                Ok(Self::Tcp(BufReader::new(stream)))
+            }
+            Kind::Udp => {
+                let socket = UdpSocket::bind(("0.0.0.0", 0)).await.map_err(failed)?;
+                socket.connect(&addresses[..]).await.map_err(failed)?;
+                Ok(Self::Udp(socket))
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Attempt, Attempt> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.write_all(QUESTION).await.map_err(failed)?;
+                let mut line = String::new();
+                (&mut *stream).take(LINE_BYTES_MAX).read_line(&mut line).await.map_err(failed)?;
+                if line.ends_with('\n') { Ok(answer(&line)) } else { Err(Attempt::failed("closed")) }
+            }
+            Self::Udp(socket) => {
+                let mut buffer = [0; 2048];
+                // What comes late answers an earlier question.
+                while socket.try_recv(&mut buffer).is_ok() {}
+                socket.send(QUESTION).await.map_err(failed)?;
+                let length = socket.recv(&mut buffer).await.map_err(failed)?;
+                Ok(answer(&String::from_utf8_lossy(&buffer[..length])))
+            }
+        }
+    }
 }
 
-/// A datagram, from a new port.
-pub(super) async fn udp(place: &Place) -> Result<Attempt, Attempt> {
-    let addresses = place.resolve().await?;
-    let socket = UdpSocket::bind(("0.0.0.0", 0)).await.map_err(failed)?;
-    socket.connect(&addresses[..]).await.map_err(failed)?;
-    socket.send(QUESTION).await.map_err(failed)?;
-    let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer).await.map_err(failed)?;
-    Ok(answer(&String::from_utf8_lossy(&buffer[..length])))
+/// A line over a new connection, or a datagram from a new port.
+pub(super) async fn once(kind: Kind, place: &Place) -> Result<Attempt, Attempt> {
+    Line::open(kind, place).await?.ask().await
 }
 
-/// One connection that is asked again and again; ends with its first failure.
+/// One connection that is asked again and again, and ends with its first failure; or one socket, which goes on.
 pub(super) async fn hold(
-    place: &Place,
+    (kind, place): (Kind, &Place),
     pause: Duration,
     limit: Duration,
     count: Option<u32>,
     mut stop: watch::Receiver<bool>,
     report: &Report,
 ) {
-    let mut connection = None;
+    let mut line = None;
     let mut asked = 0;
     while count.is_none_or(|count| asked < count) && !*stop.borrow() {
         asked += 1;
         let (at_us, begun) = (now_us(), Instant::now());
         let one = async {
-            let stream = match &mut connection {
-                Some(stream) => stream,
-                none => none.insert(connect(place).await?),
+            let line = match &mut line {
+                Some(line) => line,
+                none => none.insert(Line::open(kind, place).await?),
             };
-            exchange(stream).await
+            line.ask().await
         };
         let outcome = timeout(limit, one).await.unwrap_or_else(|_| Err(Attempt::failed("timeout")));
-        let over = outcome.is_err();
+        let over = outcome.is_err() && kind == Kind::Tcp;
         let mut attempt = outcome.unwrap_or_else(|failed| failed);
         attempt.at_us = at_us;
         attempt.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);

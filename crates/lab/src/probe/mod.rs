@@ -3,7 +3,7 @@
 //! ```text
 //! http://HOST[:PORT]/PATH   GET over a new connection
 //! tcp://HOST:PORT           a line, answered by a line; with `hold` one connection that goes on asking
-//! udp://HOST:PORT           a datagram, answered by a datagram
+//! udp://HOST:PORT           a datagram, answered by a datagram; with `hold` from one port that goes on asking
 //! dns:NAME/TYPE[@SERVER]    one question to the first resolver of /etc/resolv.conf, or to SERVER
 //! kernel:                   this network namespace's nftables generation and addresses, then each change of
 //!                           links, addresses, routes and permanent neighbours
@@ -54,7 +54,7 @@ pub struct Spec {
     pub rate: Option<f64>,
     /// How long an attempt may take.
     pub timeout_ms: u64,
-    /// `tcp` only: one connection, asked again after this long.
+    /// `tcp` and `udp`: one connection, or one port, asked again after this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
 }
@@ -172,16 +172,17 @@ type Report = mpsc::Sender<Attempt>;
 /// One line if the target cannot be read.
 pub async fn run(spec: &Spec, mut stop: watch::Receiver<bool>, report: Report) -> Result<(), String> {
     let target = Rc::new(Target::parse(spec)?);
-    match (&*target, spec.hold_ms) {
-        (Target::Kernel, _) => return kernel::watch(spec.count, stop, &report).await,
-        (Target::Tcp(place), Some(pause)) => {
-            let limit = Duration::from_millis(spec.timeout_ms);
-            line::hold(place, Duration::from_millis(pause), limit, spec.count, stop, &report).await;
-            return Ok(());
-        }
-        _ => {}
-    }
     let limit = Duration::from_millis(spec.timeout_ms);
+    let held = match &*target {
+        Target::Kernel => return kernel::watch(spec.count, stop, &report).await,
+        Target::Tcp(place) => Some((line::Kind::Tcp, place)),
+        Target::Udp(place) => Some((line::Kind::Udp, place)),
+        Target::Http { .. } | Target::Dns { .. } => None,
+    };
+    if let (Some(held), Some(pause)) = (held, spec.hold_ms) {
+        line::hold(held, Duration::from_millis(pause), limit, spec.count, stop, &report).await;
+        return Ok(());
+    }
     let permits = std::sync::Arc::new(Semaphore::new(if spec.rate.is_some() { AT_ONCE_MAX } else { 1 }));
     let mut ticks = spec.rate.map(|rate| {
         let mut ticks = interval_at(Instant::now(), Duration::from_secs_f64(1.0 / rate));

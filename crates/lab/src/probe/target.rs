@@ -88,8 +88,8 @@ impl Target {
     pub(super) async fn attempt(&self) -> Attempt {
         let outcome = match self {
             Self::Http { place, path, host } => http::get(place, path, host).await,
-            Self::Tcp(place) => line::tcp(place).await,
-            Self::Udp(place) => line::udp(place).await,
+            Self::Tcp(place) => line::once(line::Kind::Tcp, place).await,
+            Self::Udp(place) => line::once(line::Kind::Udp, place).await,
             Self::Dns { name, kind, server } => dns::ask(name, kind, *server).await,
             Self::Kernel => Err(Attempt::failed("kernel: is watched, not tried")),
         };

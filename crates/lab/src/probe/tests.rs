@@ -87,6 +87,30 @@ fn a_held_connection_is_one_connection() {
 }
 
 #[test]
+fn a_held_port_is_one_port_that_outlives_silence() {
+    local(async {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let answer = async {
+            let mut buffer = [0; 64];
+            for question in 0..5 {
+                let (_, client) = socket.recv_from(&mut buffer).await.unwrap();
+                if question >= 2 {
+                    socket.send_to(format!("pod=p client={client}\n").as_bytes(), client).await.unwrap();
+                }
+            }
+        };
+        let spec = Spec { hold_ms: Some(1), timeout_ms: 50, ..Spec::new(format!("udp://{address}"), 5) };
+        let (seen, ()) = tokio::join!(tried(&spec), answer);
+        let errors: Vec<_> = seen.iter().map(|attempt| attempt.error.as_deref()).collect();
+        assert_eq!(errors, [Some("timeout"), Some("timeout"), None, None, None]);
+        let ports: std::collections::BTreeSet<_> =
+            seen.into_iter().filter_map(|attempt| attempt.client).collect();
+        assert_eq!(ports.len(), 1, "{ports:?}");
+    });
+}
+
+#[test]
 fn what_fails_is_told_apart() {
     local(async {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

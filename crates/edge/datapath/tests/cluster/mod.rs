@@ -1,6 +1,9 @@
 //! A small world of Services for tests: objects from JSON.
 #![allow(dead_code, missing_docs, clippy::expect_used)]
 
+pub mod pods;
+pub mod raw;
+
 use ipnet::IpNet;
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, cluster::AddressRange};
 use minisvc_proxy::NodeView;
