@@ -1,12 +1,13 @@
 //! The image `echo`: an HTTP, TCP and UDP server that says who answered and who asked.
 //!
-//! On each TCP port the first bytes decide: an HTTP method gets HTTP/1.1, anything else is answered line by line.
+//! It listens on every address of the Pod, of both families. On each TCP port the first bytes decide: an HTTP method gets HTTP/1.1, anything else is answered line by line.
 //! Small on purpose, for it runs in every Pod: one thread, bounded connections, no buffer before it is needed.
 //! On SIGTERM it goes on accepting for a moment (proxies elsewhere may not know yet), then finishes what is
 //! open and exits 0.
 
 mod http;
 mod lines;
+mod sockets;
 mod udp;
 
 use crate::record::{ContainerPort, ContainerSpec, PodBundle};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -105,7 +106,7 @@ pub fn main() -> i32 {
 async fn run(settings: Settings) -> Result<(), String> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(|error| format!("wait for SIGTERM: {error}"))?;
-    let (tcp, udp) = listen(&settings.ports, Ipv4Addr::UNSPECIFIED.into()).await?;
+    let (tcp, udp) = listen(&settings.ports, sockets::wildcard())?;
     serve(settings.identity, tcp, udp, async move {
         terminate.recv().await;
     })
@@ -113,18 +114,16 @@ async fn run(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-async fn listen(
-    ports: &[ContainerPort],
-    address: IpAddr,
-) -> Result<(Vec<TcpListener>, Vec<UdpSocket>), String> {
+fn listen(ports: &[ContainerPort], address: IpAddr) -> Result<(Vec<TcpListener>, Vec<UdpSocket>), String> {
     let (mut tcp, mut udp) = (Vec::new(), Vec::new());
     let default = [("TCP", DEFAULT_PORT), ("UDP", DEFAULT_PORT)];
     let given: Vec<(&str, u16)> = ports.iter().map(|port| (port.protocol.as_str(), port.port)).collect();
     for (protocol, port) in if given.is_empty() { &default[..] } else { &given[..] } {
-        let fail = |error: io::Error| format!("listen on {address}:{port}/{protocol}: {error}");
+        let at = SocketAddr::new(address, *port);
+        let fail = |error: io::Error| format!("listen on {at}/{protocol}: {error}");
         match *protocol {
-            "TCP" => tcp.push(TcpListener::bind((address, *port)).await.map_err(fail)?),
-            "UDP" => udp.push(udp::bind((address, *port).into()).await.map_err(fail)?),
+            "TCP" => tcp.push(sockets::tcp(at).map_err(fail)?),
+            "UDP" => udp.push(sockets::udp(at).map_err(fail)?),
             _ => return Err(format!("port {port}: protocol {protocol} is not supported by image echo")),
         }
     }
@@ -177,6 +176,7 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
+        let client = sockets::plain(client);
         let (identity, stopped) = (Rc::clone(&identity), stopped.clone());
         tokio::task::spawn_local(async move {
             let _ = stream.set_nodelay(true);

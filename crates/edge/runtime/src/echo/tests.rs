@@ -1,5 +1,5 @@
 use super::*;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::oneshot,
@@ -12,8 +12,12 @@ struct Server {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Serves on loopback, on any address of 127/8.
+/// Serves on loopback, on any address of 127/8 and on ::1, and is asked by IPv4.
 async fn start() -> Server {
+    start_on(sockets::wildcard()).await
+}
+
+async fn start_on(wildcard: IpAddr) -> Server {
     let identity = Identity {
         pod: "web-0".into(),
         namespace: "default".into(),
@@ -24,7 +28,7 @@ async fn start() -> Server {
         ContainerPort { port: 0, protocol: "TCP".into() },
         ContainerPort { port: 0, protocol: "UDP".into() },
     ];
-    let (tcp, udp) = listen(&any, Ipv4Addr::UNSPECIFIED.into()).await.unwrap();
+    let (tcp, udp) = listen(&any, wildcard).unwrap();
     let port = |address: SocketAddr| SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
     let (tcp_address, udp_address) = (port(tcp[0].local_addr().unwrap()), port(udp[0].local_addr().unwrap()));
     let (stop, stopped) = oneshot::channel();
@@ -139,19 +143,64 @@ fn an_idle_connection_does_not_hold_up_a_stop() {
     });
 }
 
+/// Asks by UDP; what is answered, which must come from where it was asked.
+async fn ask(from: &UdpSocket, to: SocketAddr) -> String {
+    from.send_to(b"", to).await.unwrap();
+    let mut buffer = [0; 500];
+    let answer = tokio::time::timeout(Duration::from_secs(10), from.recv_from(&mut buffer));
+    let (length, asked) = answer.await.expect("an answer").unwrap();
+    assert_eq!(asked, to);
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
 #[test]
 fn udp_answers_from_the_address_it_was_sent_to() {
     local(async {
+        // Where the kernel has no IPv6, the socket is of IPv4.
+        for wildcard in [sockets::wildcard(), Ipv4Addr::UNSPECIFIED.into()] {
+            let server = start_on(wildcard).await;
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let client = format!("client={} protocol=UDP\n", socket.local_addr().unwrap());
+            for last in [1, 9] {
+                let text = ask(&socket, SocketAddr::from(([127, 0, 0, last], server.udp.port()))).await;
+                assert!(text.ends_with(&client) && text.contains("pod=web-0"), "{text}");
+            }
+        }
+    });
+}
+
+/// Whether this machine has an IPv6 loopback; says so if not.
+fn has_ipv6() -> bool {
+    let found = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0));
+    if let Err(error) = &found {
+        eprintln!("skipped: no IPv6 loopback: {error}");
+    }
+    found.is_ok()
+}
+
+#[test]
+fn clients_of_both_families_are_answered_on_one_port() {
+    if !has_ipv6() {
+        return;
+    }
+    local(async {
         let server = start().await;
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        for last in [1, 9] {
-            let to = SocketAddr::from(([127, 0, 0, last], server.udp.port()));
-            socket.send_to(b"", to).await.unwrap();
-            let mut buffer = [0; 500];
-            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
-            assert_eq!(from, to);
-            let text = String::from_utf8_lossy(&buffer[..length]);
-            assert!(text.contains("protocol=UDP") && text.contains("pod=web-0"), "{text}");
+        for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let to = SocketAddr::new(loopback, server.tcp.port());
+            let mut stream = TcpStream::connect(to).await.unwrap();
+            let client = stream.local_addr().unwrap();
+            stream.write_all(b"hello\n").await.unwrap();
+            let text = read_until(&mut stream, "\n").await;
+            assert!(text.ends_with(&format!("client={client} protocol=TCP\n")), "{text}");
+            let mut stream = TcpStream::connect(to).await.unwrap();
+            let client = stream.local_addr().unwrap().to_string();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let answer = read_until(&mut stream, "}\n").await;
+            assert!(answer.contains(&format!("\"client\":\"{client}\"")), "{answer}");
+            let socket = UdpSocket::bind((loopback, 0)).await.unwrap();
+            let client = socket.local_addr().unwrap();
+            let text = ask(&socket, SocketAddr::new(loopback, server.udp.port())).await;
+            assert!(text.ends_with(&format!("client={client} protocol=UDP\n")), "{text}");
         }
     });
 }
@@ -160,7 +209,7 @@ fn udp_answers_from_the_address_it_was_sent_to() {
 fn default_ports_are_both_protocols_and_others_are_refused() {
     local(async {
         let sctp = [ContainerPort { port: 1, protocol: "SCTP".into() }];
-        let error = listen(&sctp, Ipv4Addr::LOCALHOST.into()).await.unwrap_err();
+        let error = listen(&sctp, Ipv4Addr::LOCALHOST.into()).unwrap_err();
         assert!(error.contains("SCTP"), "{error}");
     });
 }

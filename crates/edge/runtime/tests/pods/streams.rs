@@ -85,6 +85,18 @@ async fn start_echo(runtime: &Runtime, uid: &str, address: SocketAddr) {
     }
 }
 
+/// Listens on the loopback of IPv6 and greets one client; the port.
+fn greet_by_ipv6() -> std::io::Result<u16> {
+    let listener = std::net::TcpListener::bind("[::1]:0")
+        .inspect_err(|error| println!("skipped: no IPv6 loopback: {error}"))?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"by IPv6").unwrap();
+    });
+    Ok(port)
+}
+
 pub fn channels() {
     own_loopback();
     run(async {
@@ -114,6 +126,17 @@ pub fn channels() {
             "{}",
             text(3)
         );
+        assert!(text(3).contains("[::1]:7001: connect: "), "{}", text(3));
+        // What listens by IPv6 only, as in a Pod that has nothing else.
+        if let Ok(port) = world::inside_network(&runtime.pod("u11").unwrap().bundle.netns, greet_by_ipv6) {
+            let query = format!("{path}?ports={port}");
+            let mut socket = connect(address, &query, "v4.channel.k8s.io").await.unwrap();
+            let mut said = Vec::new();
+            while let Some(message) = next(&mut socket).await {
+                said.extend_from_slice(&message[1..]);
+            }
+            assert!(said.ends_with(b"by IPv6"), "{}", String::from_utf8_lossy(&said));
+        }
         // The session ends with the Pod.
         let mut socket = connect(address, &format!("{path}?ports=7000"), "v4.channel.k8s.io").await.unwrap();
         assert_eq!(next(&mut socket).await.unwrap().len(), 3);
