@@ -15,34 +15,33 @@ use minisvc_nameserver::Nameserver;
 use minisvc_reconcile::Rejection;
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
 
-/// Binds the cluster's DNS address; the address itself is put on `lo` by the network loop.
+/// Binds the cluster's DNS addresses; the addresses themselves are put on `lo` by the network loop.
 ///
 /// # Errors
 /// If the port is taken or may not be bound.
 pub fn bind_dns(identity: &NodeIdentity) -> Result<Option<Nameserver>, AgentError> {
-    let Some(address) = identity.cluster.dns_address() else { return Ok(None) };
+    let own = identity.cluster.dns_addresses();
+    if own.is_empty() {
+        return Ok(None);
+    }
     let resolvers = parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-    let loopback = IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let mut allowed = identity.cluster.cluster_cidrs.clone();
-    allowed.extend([loopback, IpNet::from(identity.underlay.address)]);
+    allowed.extend(loopback.into_iter().chain([identity.underlay.address]).map(IpNet::from));
+    let at = |address| SocketAddr::new(address, DNS_PORT);
     let config = minisvc_nameserver::Config {
-        addresses: vec![SocketAddr::new(address, DNS_PORT)],
+        // A node whose own programs ask cluster DNS must not forward to itself.
+        upstreams: resolvers.nameservers.into_iter().filter(|server| !own.contains(server)).map(at).collect(),
+        addresses: own.into_iter().map(at).collect(),
         sockets_per_address: std::thread::available_parallelism().map_or(1, usize::from).min(4),
         allowed,
-        // A node whose own programs ask cluster DNS must not forward to itself.
-        upstreams: resolvers
-            .nameservers
-            .into_iter()
-            .filter(|server| *server != address)
-            .map(|server| SocketAddr::new(server, DNS_PORT))
-            .collect(),
     };
     Nameserver::bind(&config).map(Some).map_err(|source| AgentError::Nameserver { source })
 }

@@ -19,7 +19,9 @@ use tokio::{
 };
 
 struct Server {
+    /// Which of its addresses is asked.
     address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     handle: Handle,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -27,23 +29,31 @@ struct Server {
 
 impl Server {
     fn start(allowed: &str, upstreams: Vec<SocketAddr>) -> Self {
+        Self::start_at(&["127.0.0.1:0"], &[allowed], upstreams)
+    }
+
+    fn start_at(addresses: &[&str], allowed: &[&str], upstreams: Vec<SocketAddr>) -> Self {
         let nameserver = Nameserver::bind(&Config {
-            addresses: vec!["127.0.0.1:0".parse().unwrap()],
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             sockets_per_address: 2,
-            allowed: vec![allowed.parse().unwrap()],
+            allowed: allowed.iter().map(|net| net.parse().unwrap()).collect(),
             upstreams,
         })
         .unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (address, handle) = (nameserver.addresses()[0], nameserver.handle());
+        let (addresses, handle) = (nameserver.addresses().to_vec(), nameserver.handle());
         let task = tokio::spawn(nameserver.serve(async {
             let _ = stopped.await;
         }));
-        Self { address, handle, stop, task }
+        Self { address: addresses[0], addresses, handle, stop, task }
     }
 
     async fn udp(&self, question: &Message) -> Message {
-        let socket = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+        self.udp_from("127.0.0.2:0", question).await
+    }
+
+    async fn udp_from(&self, client: &str, question: &Message) -> Message {
+        let socket = UdpSocket::bind(client).await.unwrap();
         socket.send_to(&question.to_vec().unwrap(), self.address).await.unwrap();
         let mut buffer = [0; 4096];
         let length = timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await.unwrap().unwrap();
@@ -190,6 +200,27 @@ async fn strangers_are_refused() {
 }
 
 #[tokio::test]
+async fn clients_of_both_families_are_served_at_the_address_of_theirs() {
+    if let Err(error) = std::net::UdpSocket::bind("[::1]:0") {
+        eprintln!("skipped: no IPv6 loopback: {error}");
+        return;
+    }
+    let mut server = Server::start_at(&["127.0.0.1:0", "[::1]:0"], &["127.0.0.2/32", "fd42::/56"], vec![]);
+    server.handle.publish(records("cluster.local"));
+    let question = question("web.default.svc.cluster.local.", RecordType::A);
+    let ours = server.addresses.clone();
+    for (address, client) in ours.into_iter().zip(["127.0.0.2:0", "[::1]:0"]) {
+        server.address = address;
+        assert_eq!(addresses(&server.udp_from(client, &question).await), ["10.43.0.20"], "{client}");
+        assert_eq!(addresses(&server.tcp(&[&question]).await[0]), ["10.43.0.20"], "{client}");
+    }
+    let allows = |source: &str| server.handle.0.allows(source.parse().unwrap());
+    assert!(allows("fd42::ff:0:0:1") && allows("::ffff:127.0.0.2"));
+    assert!(!allows("fd42:0:0:100::1") && !allows("127.0.0.3"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn other_names_go_to_the_resolvers_of_the_node() {
     let upstream = Server::start("127.0.0.0/8", vec![]);
     upstream.handle.publish(records("example.test"));
@@ -258,8 +289,11 @@ async fn what_is_no_question_is_told_so_or_dropped() {
 
 #[tokio::test]
 async fn an_address_that_comes_later_can_be_bound_now() {
-    let config = Config { addresses: vec!["192.0.2.53:0".parse().unwrap()], ..Config::default() };
-    Nameserver::bind(&config).unwrap();
+    let mut addresses = vec!["192.0.2.53:0".parse().unwrap()];
+    if std::net::UdpSocket::bind("[::]:0").is_ok() {
+        addresses.push("[2001:db8::a]:0".parse().unwrap());
+    }
+    Nameserver::bind(&Config { addresses, ..Config::default() }).unwrap();
 }
 
 #[test]

@@ -65,7 +65,7 @@ async fn resolvers_that_lead_in_a_circle_are_not_asked() {
     let task = tokio::spawn(nameserver.serve(async {
         let _ = stopped.await;
     }));
-    let server = Server { address: own, handle, stop, task };
+    let server = Server { address: own, addresses: vec![own], handle, stop, task };
     timeout(Duration::from_secs(10), async {
         while !server.handle.0.in_circle.load(Relaxed) {
             tokio::time::sleep(Duration::from_millis(5)).await;
