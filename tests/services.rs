@@ -1,12 +1,22 @@
-//! What Services promise beyond an address, by real connections in a lab: health checks of load balancers, endpoints
-//! kept for nodes and zones; and that a trace says what a connection meets.
+//! What Services promise, by real connections in a lab: types and ports, policies and states of endpoints, UDP clients
+//! that keep their port, health checks of load balancers, endpoints kept for nodes and zones; and that a trace says what
+//! a connection meets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod common;
+#[path = "services/policies.rs"]
+mod policies;
+#[path = "services/site.rs"]
+mod site;
 #[path = "services/trace.rs"]
 mod trace;
+#[path = "services/types.rs"]
+mod types;
+#[path = "services/udp.rs"]
+mod udp;
 
 use common::{LONG, Lab, eventually, is_there};
+use site::field;
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -37,11 +47,18 @@ fn services_keep_what_they_promise() {
     traffic_stays_near(&lab);
     a_table_that_somebody_takes_away_comes_back(&lab);
     trace::a_trace_says_what_a_connection_meets(&lab);
+    let pair = types::Pair::new(&lab);
+    types::ports_are_told_apart(&lab);
+    types::endpoints_are_written_by_hand(&lab, &pair);
+    types::types_change(&lab);
+    policies::external_traffic_stays_local(&lab, &pair);
+    policies::internal_traffic_stays_local(&lab, &pair);
+    policies::endpoints_come_and_go(&lab, &pair);
+    policies::clients_keep_their_endpoint(&lab, &pair);
+    policies::node_ports_are_where_they_must(&lab, &pair);
+    policies::pods_drain_and_are_published(&lab);
+    udp::clients_that_keep_their_port_follow(&lab, &pair);
     lab.down();
-}
-
-fn field(lab: &Lab, of: &str, path: &str) -> String {
-    lab.minisvc(&format!("get {of} -o jsonpath={{{path}}}")).ok()
 }
 
 fn health(lab: &Lab, node: &str, port: &str) -> String {
@@ -104,21 +121,42 @@ fn traffic_stays_near(lab: &Lab) {
     answered_by("without one of its own, another's", &["two"]);
 }
 
-/// `nft flush ruleset` of a firewall script takes ours along: it is back within seconds, theirs is let be.
+/// `nft flush ruleset` of a firewall script takes ours along, or somebody empties one of our maps: it is back within
+/// seconds. Theirs is let be, whatever happens to ours.
 fn a_table_that_somebody_takes_away_comes_back(lab: &Lab) {
     if !is_there("nft", "--version") {
         return;
     }
     let address = field(lab, "service web", ".spec.clusterIP");
-    let nft = |words: &str| lab.lab(&format!("exec node1 -- nft {words}")).ok();
+    let nft = |words: &str| {
+        let words: Vec<&str> = ["lab", "exec", "node1", "--", "nft", words].to_vec();
+        lab.minisvc_of(&words, "").ok()
+    };
     nft("flush ruleset");
-    nft("add table inet theirs");
-    let gone = Instant::now();
-    eventually("the Service answers again", LONG, || match answering(lab, &address) {
-        found if found.contains("nobody") => Err(format!("{found:?}")),
-        _ => Ok(()),
-    });
-    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
-    println!("the table was back after {:?}", gone.elapsed());
-    assert!(nft("list tables").contains("table inet theirs"));
+    // A table of our name in another family, and hooks before and after ours.
+    nft("add table inet minisvc; add chain inet minisvc c { type nat hook prerouting priority -101; }; \
+         add rule inet minisvc c ip daddr 192.0.2.7 dnat ip to 192.0.2.8; add table ip theirs; \
+         add set ip theirs s { type ipv4_addr; elements = { 192.0.2.1 }; }; \
+         add chain ip theirs c { type filter hook forward priority 0; }; \
+         add rule ip theirs c ip saddr @s mark set 0x6d000001 accept");
+    let theirs = || nft("list table inet minisvc") + &nft("list table ip theirs");
+    let before = theirs();
+    let back = |what: &str| {
+        let gone = Instant::now();
+        eventually("the Service answers again", LONG, || match answering(lab, &address) {
+            found if found.contains("nobody") => Err(format!("{found:?}")),
+            _ => Ok(()),
+        });
+        assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
+        println!("{what} was back after {:?}", gone.elapsed());
+        assert_eq!(theirs(), before);
+    };
+    back("the table");
+    for what in
+        ["flush map ip minisvc frontends", "flush chain ip minisvc services", "delete table ip minisvc"]
+    {
+        nft(what);
+        back(what);
+    }
+    nft("delete table inet minisvc; delete table ip theirs");
 }
