@@ -38,8 +38,8 @@ impl Server {
         let home = tempfile::tempdir().unwrap();
         let options = PkiOptions {
             node_name: "node1".to_owned(),
-            node_address: "192.0.2.1".parse().unwrap(),
-            service_address: ClusterConfig::default().api_address(),
+            node_addresses: vec!["192.0.2.1".parse().unwrap()],
+            service_addresses: ClusterConfig::default().api_addresses(),
             cluster_domain: "cluster.local".to_owned(),
             extra_sans: Vec::new(),
             now: Timestamp::now(),

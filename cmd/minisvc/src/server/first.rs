@@ -6,6 +6,7 @@ use super::{
 };
 use crate::local::Role;
 use anyhow::{Context, bail};
+use minisvc_apimachinery::Family;
 use minisvc_apiserver::{ApiServer, Pki, PkiOptions};
 use minisvc_client::{ApiClient, Credentials};
 use minisvc_manager::{Manager, ManagerConfig};
@@ -29,15 +30,16 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let name = args.name()?;
     let underlay = node::underlay(&args, None).await?;
     let wanted = args.cluster()?;
-    networks::check(&wanted, &node::addresses(&args, &underlay))?;
+    let addresses = node::addresses(&args, &underlay);
+    networks::check(&wanted, &addresses)?;
     checks::overlay(wanted.overlay)?;
     let listeners = listeners(args.bind)?;
     checks::ports(underlay.address, !args.disable.contains(&Part::Ingress))?;
     let cluster = cluster::settle(&args.data_dir, wanted)?;
     let options = PkiOptions {
         node_name: name.clone(),
-        node_address: underlay.address,
-        service_address: cluster.api_address(),
+        node_addresses: addresses.clone(),
+        service_addresses: cluster.api_addresses(),
         cluster_domain: cluster.cluster_domain.clone(),
         extra_sans: args.tls_san.clone(),
         now: jiff::Timestamp::now(),
@@ -52,7 +54,9 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let local = if args.bind.ip().is_unspecified() { underlay.address } else { args.bind.ip() };
     let api_url = format!("https://{}", SocketAddr::new(local, args.bind.port()));
     write_kubeconfig(&args, &pki, &api_url)?;
-    let api_server = SocketAddr::new(underlay.address, args.bind.port());
+    // Service default/kubernetes is of the primary family, so its endpoint should be.
+    let primary = addresses.iter().copied().find(|ip| Family::of(*ip) == cluster.primary_family());
+    let api_server = SocketAddr::new(primary.unwrap_or(underlay.address), args.bind.port());
     let manager = manager(&name, &cluster, api_server, &api_url, &pki)?;
     let papers = node::Papers {
         ca: pki.ca_certificate().to_owned(),

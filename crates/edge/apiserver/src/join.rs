@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use minisvc_apimachinery::{
-    Cause, ClusterConfig, ObjectKey, Status, decode,
+    Cause, ClusterConfig, Family, ObjectKey, Status, decode,
     join::{JoinRequest, JoinResponse},
     resource::NODES,
     status::Details,
@@ -46,7 +46,7 @@ pub(crate) async fn join(
         .map_err(|error| Status::bad_request(format!("the request's body: {error}")))?;
     let request: JoinRequest = serde_json::from_value(decoded.value)
         .map_err(|error| Status::bad_request(format!("the request's body: {error}")))?;
-    let faults = faults(&request);
+    let faults = faults(&request, cluster);
     if !faults.is_empty() {
         return Err(invalid(&request.node_name, faults));
     }
@@ -91,7 +91,7 @@ fn invalid(name: &str, causes: Vec<Cause>) -> Status {
     status
 }
 
-fn faults(request: &JoinRequest) -> Vec<Cause> {
+fn faults(request: &JoinRequest, cluster: &ClusterConfig) -> Vec<Cause> {
     let mut causes = Vec::new();
     let name = &request.node_name;
     let label = |label: &str| {
@@ -107,12 +107,17 @@ fn faults(request: &JoinRequest) -> Vec<Cause> {
     }
     let address = request.node_address;
     let unusable = match address {
-        IpAddr::V6(_) => Some("IPv6 is not configured on this cluster"),
+        IpAddr::V6(_) if !cluster.families().contains(&Family::Ipv6) => {
+            Some("IPv6 is not configured on this cluster")
+        }
         IpAddr::V4(v4) if v4.is_link_local() || v4.is_broadcast() => Some("other nodes cannot reach it"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some() => {
+            Some("other nodes cannot reach it")
+        }
         _ if address.is_loopback() || address.is_unspecified() || address.is_multicast() => {
             Some("other nodes cannot reach it")
         }
-        IpAddr::V4(_) => None,
+        _ => None,
     };
     if let Some(why) = unusable {
         causes.push(Cause::invalid("nodeAddress", address.to_string(), why));

@@ -128,10 +128,10 @@ impl Identity {
 pub struct PkiOptions {
     /// Name of this server's node.
     pub node_name: String,
-    /// Address at which other nodes reach this server.
-    pub node_address: IpAddr,
-    /// Address of the Service `default/kubernetes`.
-    pub service_address: Option<IpAddr>,
+    /// Addresses at which other nodes reach this server, at most one of each family.
+    pub node_addresses: Vec<IpAddr>,
+    /// Addresses that are kept for the Service `default/kubernetes`.
+    pub service_addresses: Vec<IpAddr>,
     /// DNS zone of the cluster, such as `cluster.local`.
     pub cluster_domain: String,
     /// More DNS names and addresses of the API (`--tls-san`).
@@ -201,7 +201,7 @@ impl Pki {
             viewer: leaf("viewer", &Leaf::client(join::VIEWER, join::VIEWERS))?,
             controllers: leaf("controllers", &client(join::CONTROLLER_MANAGER))?,
             api_client: leaf("apiserver-client", &client(join::API_SERVER_CLIENT))?,
-            node: leaf("node", &Leaf::node(&options.node_name, options.node_address)?)?,
+            node: leaf("node", &Leaf::node(&options.node_name, &options.node_addresses)?)?,
             ca,
             ca_der,
             join_token,
@@ -237,7 +237,7 @@ impl Pki {
     ) -> Result<String, PkiError> {
         let mut request =
             CertificateSigningRequestParams::from_pem(csr).map_err(|source| PkiError::Request { source })?;
-        let leaf = Leaf::node(node_name, node_address)?;
+        let leaf = Leaf::node(node_name, &[node_address])?;
         request.params = leaf.params(now);
         let failed = |source| PkiError::Issue { name: leaf.common_name.clone(), source };
         let issuer = issuer(&self.ca).map_err(failed)?;

@@ -4,95 +4,29 @@
 
 use jiff::Timestamp;
 use minisvc_apimachinery::{
-    ClusterConfig, ObjectKey, Resource,
+    ClusterConfig, ObjectKey,
     cluster::AddressRange,
     resource::{
         CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, LEASES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, SERVICES,
     },
 };
-use minisvc_apiserver::{ApiServer, CancellationToken, Pki, PkiOptions, pki::node_request};
-use minisvc_client::{ApiClient, Credentials, DeleteOptions, JoinError, PatchKind, join, lease};
+use minisvc_apiserver::{CancellationToken, pki::node_request};
+use minisvc_client::{ApiClient, DeleteOptions, JoinError, PatchKind, join, lease};
 use minisvc_controllers::node_lifecycle::Grace;
 use minisvc_manager::{Manager, ManagerConfig};
-use minisvc_store::{Limits, Store};
 use serde_json::{Value, json};
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener},
-    path::Path,
-    sync::Arc,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Server {
-    address: SocketAddr,
-    pki: Arc<Pki>,
-    store: Store,
-    stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
-}
+mod server;
+use server::{PATIENCE, Server, until};
 
 fn cluster() -> ClusterConfig {
     let ip = |last| IpAddr::from([192, 168, 9, last]);
     let load_balancer_pool = vec![AddressRange { first: ip(200), last: ip(209) }];
     ClusterConfig { load_balancer_pool, ..ClusterConfig::default() }
-}
-
-impl Server {
-    async fn start(dir: &Path, address: &str) -> Self {
-        let options = PkiOptions {
-            node_name: "node1".to_owned(),
-            node_address: IpAddr::from([127, 0, 0, 1]),
-            service_address: cluster().api_address(),
-            cluster_domain: "cluster.local".to_owned(),
-            extra_sans: Vec::new(),
-            now: Timestamp::now(),
-        };
-        let pki = Arc::new(Pki::open(dir, &options).unwrap());
-        let store = Store::open(&dir.join("store"), Limits::default()).unwrap();
-        let api = ApiServer::new(store.clone(), cluster(), Arc::clone(&pki)).unwrap();
-        let listener = TcpListener::bind(address).unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let serving = api.serve(vec![listener], stop.clone());
-        let task = tokio::spawn(async move { serving.await.unwrap() });
-        Self { address, pki, store, stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap();
-        self.store.close().await;
-    }
-
-    fn url(&self) -> String {
-        format!("https://{}", self.address)
-    }
-
-    fn client(&self, certificate: &str, key: &str) -> ApiClient {
-        let credentials =
-            Credentials::Certificate { certificate: certificate.to_owned(), key: key.to_owned() };
-        ApiClient::from_parts(&self.url(), self.pki.ca_certificate(), &credentials).unwrap()
-    }
-}
-
-async fn until(
-    client: &ApiClient,
-    resource: &Resource,
-    key: &ObjectKey,
-    what: &str,
-    holds: impl Fn(&Value) -> bool,
-) -> Value {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let object: Value = client.get_optional(resource, key).await.unwrap().unwrap_or_default();
-        if holds(&object) {
-            return object;
-        }
-        assert!(Instant::now() < end, "waited in vain for {what}: {object:#}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 async fn endpoints(client: &ApiClient, count: usize) {
@@ -159,7 +93,7 @@ async fn namespaces_have_an_account_and_the_certificates(admin: &ApiClient, ca: 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_run_over_a_restart_of_its_server() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), "127.0.0.1:0").await;
+    let server = Server::start(dir.path(), "127.0.0.1:0", &cluster()).await;
     let admin = server.client(&server.pki.admin.certificate, &server.pki.admin.key);
     let controllers = server.client(&server.pki.controllers.certificate, &server.pki.controllers.key);
     let config = ManagerConfig {
@@ -239,7 +173,7 @@ async fn a_cluster_is_run_over_a_restart_of_its_server() {
     let address = server.address.to_string();
     server.stop().await;
     assert!(admin.ping("/version").await.is_err());
-    let server = Server::start(dir.path(), &address).await;
+    let server = Server::start(dir.path(), &address, &cluster()).await;
     pod(&admin, "c").await;
     until(&admin, &PODS, &ObjectKey::new("default", "c"), "a node after the restart", |pod| {
         pod["spec"]["nodeName"] == "node2"

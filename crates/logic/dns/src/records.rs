@@ -84,7 +84,7 @@ impl Records {
             reverse_zones: config.service_cidrs.iter().chain(&config.cluster_cidrs).copied().collect(),
             config: config.clone().into(),
             service_cidrs: OrdMap::new(),
-            dns_addresses: config.dns_address().into_iter().collect(),
+            dns_addresses: config.dns_addresses().into(),
             serial: 0,
             entries: OrdMap::new(),
             pointers: OrdMap::new(),

@@ -47,6 +47,8 @@ pub fn node(object: &Value, around: &Surroundings, text: &mut Text) {
         }
     }
     text.line(0, "PodCIDR", or_none(str_of(&spec["podCIDR"])));
+    let cidrs: Vec<String> = items(&spec["podCIDRs"]).iter().map(str_of).collect();
+    text.line(0, "PodCIDRs", or_none(cidrs.join(",")));
     let ended = |pod: &&Value| matches!(str_of(&pod["status"]["phase"]).as_str(), "Succeeded" | "Failed");
     let pods: Vec<&Value> = around.related.iter().filter(|pod| !ended(pod)).collect();
     text.line(0, "Non-terminated Pods", format!("({} in total)", pods.len()));

@@ -42,6 +42,34 @@ fn a_service_shows_its_endpoints() {
 }
 
 #[test]
+fn both_families_are_shown() {
+    let service = json!({"metadata": {"name": "web", "namespace": "default"},
+        "spec": {"type": "ClusterIP", "clusterIP": "fd43::7", "clusterIPs": ["fd43::7", "10.43.0.7"],
+            "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack",
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080}]}});
+    let slice = |address: &str| json!({"ports": [{"name": "", "port": 8080}], "endpoints": [{"addresses": [address]}]});
+    let text = described(&SERVICES, service, vec![slice("10.42.0.2"), slice("fd42::2")]);
+    let line = |key: &str, value: &str| format!("{key:<19}{value}\n");
+    let families = [
+        line("IP Family Policy:", "PreferDualStack"),
+        line("IP Families:", "IPv6,IPv4"),
+        line("IP:", "fd43::7"),
+        line("IPs:", "fd43::7,10.43.0.7"),
+    ];
+    assert!(text.contains(&families.concat()), "{text}");
+    assert!(text.contains(&line("Endpoints:", "10.42.0.2:8080,[fd42::2]:8080")), "{text}");
+    let node = json!({"metadata": {"name": "n1"},
+        "spec": {"podCIDR": "fd42::/64", "podCIDRs": ["fd42::/64", "10.42.0.0/24"]}});
+    let text = described(&NODES, node, vec![]);
+    let values: Vec<&str> = text
+        .lines()
+        .filter(|l| l.starts_with("PodCIDR"))
+        .filter_map(|l| l.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(values, ["fd42::/64", "fd42::/64,10.42.0.0/24"]);
+}
+
+#[test]
 fn every_kind_has_something_to_say() {
     let pod = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"nodeName": "n1", "containers":
         [{"name": "main", "image": "echo", "command": ["/bin/x"], "env": [{"name": "A", "value": "1"}]}]},

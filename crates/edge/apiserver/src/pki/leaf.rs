@@ -8,7 +8,10 @@ use rcgen::{
     SanType,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 const LEAF_DAYS: i64 = 365;
 const RENEW_BEFORE_DAYS: i64 = 30;
@@ -31,16 +34,17 @@ impl Leaf {
         }
     }
 
-    pub(super) fn node(name: &str, address: IpAddr) -> Result<Self, PkiError> {
+    pub(super) fn node(name: &str, addresses: &[IpAddr]) -> Result<Self, PkiError> {
         let usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let sans = vec![SanType::IpAddress(address), dns(name)?];
+        let mut sans: Vec<SanType> = addresses.iter().copied().map(SanType::IpAddress).collect();
+        sans.push(dns(name)?);
         Ok(Self { sans, usages, ..Self::client(&join::node_user(name), join::NODES) })
     }
 
     pub(super) fn server(options: &PkiOptions) -> Result<Self, PkiError> {
-        let mut sans = vec![SanType::IpAddress(options.node_address)];
-        sans.push(SanType::IpAddress(IpAddr::from([127, 0, 0, 1])));
-        sans.extend(options.service_address.map(SanType::IpAddress));
+        let own = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let addresses = options.node_addresses.iter().chain(&own).chain(&options.service_addresses);
+        let mut sans: Vec<SanType> = addresses.copied().map(SanType::IpAddress).collect();
         let full = format!("kubernetes.default.svc.{}", options.cluster_domain);
         let own = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", &full];
         for name in own.into_iter().chain([options.node_name.as_str()]) {

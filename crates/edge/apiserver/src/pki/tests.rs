@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 fn options(now: Timestamp) -> PkiOptions {
     PkiOptions {
         node_name: "node1".to_owned(),
-        node_address: "192.0.2.1".parse().unwrap(),
-        service_address: Some("10.43.0.1".parse().unwrap()),
+        node_addresses: ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).to_vec(),
+        service_addresses: ["10.43.0.1", "fd43::1"].map(|text| text.parse().unwrap()).to_vec(),
         cluster_domain: "cluster.local".to_owned(),
         extra_sans: vec!["api.example.org".to_owned(), "198.51.100.7".to_owned()],
         now,
@@ -78,8 +78,29 @@ fn a_node_gets_the_names_of_its_join_whatever_it_asks_for() {
     let (_, request) = node_request("evil").unwrap();
     let pem = pki.sign_node(&request, "node2", "192.0.2.2".parse().unwrap(), now).unwrap();
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-    let leaf = Leaf::node("node2", "192.0.2.2".parse().unwrap()).unwrap();
+    let leaf = Leaf::node("node2", &["192.0.2.2".parse().unwrap()]).unwrap();
     assert!(leaf.is_said_by(&der, &pki.ca_der, now));
     let refused = pki.sign_node("nonsense", "node2", "192.0.2.2".parse().unwrap(), now);
     assert!(matches!(refused, Err(PkiError::Request { .. })));
+}
+
+#[test]
+fn the_api_is_itself_at_every_address_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let pki = Pki::open(dir.path(), &options(now)).unwrap();
+    let der = CertificateDer::from_pem_slice(pki.server.certificate.as_bytes()).unwrap();
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
+    let names = certificate.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
+    let has = |address: IpAddr| {
+        let bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        names.iter().any(|name| *name == x509_parser::extensions::GeneralName::IPAddress(&bytes))
+    };
+    for address in ["192.0.2.1", "2001:db8::1", "10.43.0.1", "fd43::1", "127.0.0.1", "::1", "198.51.100.7"] {
+        assert!(has(address.parse().unwrap()), "{address}");
+    }
+    assert!(!has("192.0.2.9".parse().unwrap()));
 }

@@ -2,7 +2,7 @@
 //!
 //! In: the names of a URL, as `[SCHEME:]NAME[:PORT]`. Out: a socket address and what is spoken there. Source: kubernetes
 //! `pkg/registry/core/{pod,service}/…/ResourceLocation`. Invariants: the address is the one a Pod has in its
-//! status, within the cluster CIDR and its node's podCIDR, never loopback or link-local; nothing is looked up by name, and the
+//! status, within the cluster CIDRs and its node's podCIDRs, never loopback or link-local; nothing is looked up by name, and the
 //! address that was checked is the one that is dialled (CVE-2020-8555, CVE-2020-8562, CVE-2022-3294).
 
 use crate::path::Target;
@@ -111,9 +111,9 @@ fn is_allowed(view: &dyn Read, cluster: &ClusterConfig, pod: &Value, address: Ip
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
     let node = view.get(&NODES.storage_key(&ObjectKey::cluster(node)));
     let node: Option<Value> = node.and_then(|stored| serde_json::from_slice(&stored.value).ok());
-    let net = node.as_ref().and_then(|node| node.pointer("/spec/podCIDR")?.as_str()?.parse::<IpNet>().ok());
-    cluster.cluster_cidrs.iter().any(|net| net.contains(&address))
-        && net.is_some_and(|net| net.contains(&address))
+    let nets = node.as_ref().and_then(|node| node.pointer("/spec/podCIDRs")?.as_array());
+    let mut nets = nets.into_iter().flatten().filter_map(|net| net.as_str()?.parse::<IpNet>().ok());
+    cluster.cluster_cidrs.iter().any(|net| net.contains(&address)) && nets.any(|net| net.contains(&address))
 }
 
 fn service(
@@ -188,13 +188,70 @@ fn address_of(view: &dyn Read, cluster: &ClusterConfig, namespace: &str, endpoin
     let name = endpoint.pointer("/targetRef/name")?.as_str()?;
     let stored = view.get(&PODS.storage_key(&ObjectKey::new(namespace, name)))?;
     let pod: Value = serde_json::from_slice(&stored.value).ok()?;
-    let own = pod.pointer("/status/podIP")?.as_str()? == address;
-    address.parse().ok().filter(|address| own && is_allowed(view, cluster, &pod, *address))
+    let parsed = |text: &str| text.parse::<IpAddr>().ok();
+    let address = parsed(address)?;
+    let mut own =
+        pod.pointer("/status/podIPs")?.as_array()?.iter().filter_map(|ip| parsed(ip["ip"].as_str()?));
+    (own.any(|ip| ip == address) && is_allowed(view, cluster, &pod, address)).then_some(address)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use minisvc_apimachinery::storage::Stored;
+    use serde_json::json;
+    use std::{collections::BTreeMap, sync::Arc};
+
+    /// Objects by storage key.
+    struct Objects(BTreeMap<String, Arc<Stored>>);
+
+    impl Read for Objects {
+        fn revision(&self) -> u64 {
+            1
+        }
+
+        fn get(&self, key: &str) -> Option<Arc<Stored>> {
+            self.0.get(key).cloned()
+        }
+
+        fn scan(&self, prefix: &str, _: Option<&str>, visit: &mut dyn FnMut(&str, &Arc<Stored>) -> bool) {
+            let mut inside = self.0.iter().filter(|(key, _)| key.starts_with(prefix));
+            let _all = inside.all(|(key, stored)| visit(key, stored));
+        }
+    }
+
+    #[test]
+    fn a_service_of_either_family_leads_to_its_pods_addresses_of_that_family() {
+        let pod_ips = json!([{ "ip": "10.42.1.2" }, { "ip": "fd42:0:0:1::2" }]);
+        let slice = |name: &str, addresses: [&str; 2]| {
+            let target = json!({ "kind": "Pod", "name": "p" });
+            let endpoints = addresses.map(|ip| json!({ "addresses": [ip], "targetRef": target }));
+            let object = json!({ "metadata": { "labels": { "kubernetes.io/service-name": "web" } },
+                "ports": [{ "name": "", "port": 8080 }], "endpoints": endpoints });
+            (ENDPOINT_SLICES.storage_key(&ObjectKey::new("default", name)), object)
+        };
+        let objects = [
+            (
+                NODES.storage_key(&ObjectKey::cluster("n")),
+                json!({ "spec": { "podCIDR": "10.42.1.0/24",
+                "podCIDRs": ["10.42.1.0/24", "fd42:0:0:1::/64"] } }),
+            ),
+            (
+                PODS.storage_key(&ObjectKey::new("default", "p")),
+                json!({ "spec": { "nodeName": "n" },
+                "status": { "podIP": "10.42.1.2", "podIPs": pod_ips } }),
+            ),
+            slice("four", ["10.42.1.2", "10.42.1.3"]),
+            slice("six", ["fd42:0:0:1:0::2", "fd42:0:0:2::2"]),
+        ];
+        let stored = |object: Value| Arc::new(Stored { revision: 1, value: object.to_string().into() });
+        let view = Objects(objects.into_iter().map(|(key, object)| (key, stored(object))).collect());
+        let nets = ["10.42.0.0/16", "fd42::/56"].map(|net| net.parse().unwrap()).to_vec();
+        let cluster = ClusterConfig { cluster_cidrs: nets, ..ClusterConfig::default() };
+        let found = endpoints(&view, &cluster, "default", "web", "");
+        let expected = ["10.42.1.2:8080", "[fd42:0:0:1::2]:8080"].map(|text| text.parse().unwrap());
+        assert_eq!(found, expected);
+    }
 
     #[test]
     fn names_have_a_scheme_and_a_port_or_not() {

@@ -1,7 +1,7 @@
 //! Both families, endpoints that share a name, and names of what is not ready.
 
 use super::*;
-use RecordType::{A, Aaaa, Any, Ptr, Srv};
+use RecordType::{A, Aaaa, Any, Ns, Ptr, Srv};
 
 fn slice_of(name: &str, family: &str, endpoints: &str) -> (ObjectKey, Arc<EndpointSlice>) {
     let (key, slice) = slice("default", "db", name, endpoints);
@@ -17,6 +17,7 @@ fn dual_stack() -> Records {
             r#"{"clusterIP":"10.43.0.20","clusterIPs":["10.43.0.20","fd00:43::20"],"ports":[{"name":"http","port":80}]}"#,
         ),
         service("default", "db", r#"{"clusterIP":"None","publishNotReadyAddresses":true}"#),
+        service("default", "six", r#"{"clusterIP":"fd00:43::21","ports":[{"name":"http","port":80}]}"#),
     ] {
         world.services.insert(key, value);
     }
@@ -72,7 +73,37 @@ fn names_have_addresses_of_both_families_and_addresses_of_both_have_names() {
     }
     // The other nibbles of a network in use exist, those of none do not.
     assert_eq!(lines(&ask(&records, "3.4.0.0.0.0.d.f.ip6.arpa", A)).matches("nxdomain").count(), 0);
-    assert!(lines(&ask(&records, &reverse::name("fd00:43::21".parse().unwrap()), Ptr)).contains("nxdomain"));
+    assert!(lines(&ask(&records, &reverse::name("fd00:43::22".parse().unwrap()), Ptr)).contains("nxdomain"));
+}
+
+#[test]
+fn a_service_of_one_family_exists_without_addresses_of_the_other() {
+    let records = dual_stack();
+    let six = "six.default.svc.cluster.local";
+    for (name, kind, expected) in [
+        (six.to_owned(), Aaaa, "@ A fd00:43::21".to_owned()),
+        (six.to_owned(), A, NODATA.to_owned()),
+        (format!("_http._tcp.{six}"), Srv, format!("@ SRV 100 80 {six}; + {six} A fd00:43::21")),
+    ] {
+        assert_eq!(lines(&ask(&records, &name, kind)), expected, "{name} {kind:?}");
+    }
+}
+
+#[test]
+fn the_name_server_has_an_address_of_each_family() {
+    let records = dual_stack();
+    let server = "ns.dns.cluster.local";
+    assert_eq!(lines(&ask(&records, server, A)), "@ A 10.43.0.10");
+    assert_eq!(lines(&ask(&records, server, Aaaa)), "@ A fd00:43::a");
+    let glue = format!("@ NS {server}; + {server} A 10.43.0.10; + {server} A fd00:43::a");
+    // The zone itself, and one of each reverse domain.
+    for apex in [
+        "cluster.local",
+        "43.10.in-addr.arpa",
+        "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.0.0.0.0.d.f.ip6.arpa",
+    ] {
+        assert_eq!(lines(&ask(&records, apex, Ns)), glue, "{apex}");
+    }
 }
 
 #[test]

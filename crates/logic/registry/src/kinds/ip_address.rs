@@ -14,7 +14,7 @@ use crate::{
 };
 use k8s_openapi::api::networking::v1::IPAddress;
 use minisvc_apimachinery::{
-    Cause, ObjectKey,
+    Cause, Family, ObjectKey,
     resource::{IP_ADDRESSES, SERVICES},
     storage::{Change, Read},
 };
@@ -32,7 +32,7 @@ pub(crate) fn key(address: IpAddr) -> String {
 
 /// A Service gets an address: the object that says so.
 pub(crate) fn taken(ctx: &mut Context<'_>, address: IpAddr, service: &ObjectKey) -> Change {
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let family = Family::of(address).name();
     let value = json!({
         "apiVersion": IP_ADDRESSES.api_version(), "kind": IP_ADDRESSES.kind,
         "metadata": {
@@ -135,14 +135,8 @@ impl Strategy for IpAddresses {
             ));
         }
         let address = subject.key.name.parse::<IpAddr>().ok();
-        let kept = [
-            (subject.cluster.api_address(), "default/kubernetes"),
-            (subject.cluster.dns_address(), "kube-system/kube-dns"),
-        ];
-        match kept.into_iter().find(|(kept, _)| kept.is_some() && *kept == address) {
-            Some((_, service)) if old.is_none() => {
-                refuse(&format!("the address is kept for Service {service}"))
-            }
+        match address.and_then(|address| service::allocate::kept_for(subject.cluster, address)) {
+            Some(service) if old.is_none() => refuse(&format!("the address is kept for Service {service}")),
             _ => Ok(()),
         }
     }

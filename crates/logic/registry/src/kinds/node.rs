@@ -11,7 +11,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use minisvc_apimachinery::{Cause, resource::NODES, storage::Read};
+use minisvc_apimachinery::{Cause, Family, resource::NODES, storage::Read};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ impl Strategy for Nodes {
                 causes.push(Cause::invalid(format!("spec.podCIDRs[{i}]"), cidr, &fault));
             }
             if let Ok(net) = cidr.parse::<IpNet>()
-                && !families.insert(net.addr().is_ipv4())
+                && !families.insert(Family::of_net(net))
             {
                 let words = "may specify no more than one CIDR for each IP family";
                 causes.push(Cause::invalid("spec.podCIDRs", Value::Array(cidrs.to_vec()), words));
@@ -63,7 +63,8 @@ impl Strategy for Nodes {
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<Cause> {
         let mut causes = Vec::new();
         let (before, after) = (items(old, "/spec/podCIDRs"), items(new, "/spec/podCIDRs"));
-        if !before.is_empty() && before != after {
+        // A network of the other family may be added to the one that is there.
+        if !after.starts_with(before) {
             let words = "node updates may not change podCIDR except from \"\" to valid";
             causes.push(Cause::forbidden("spec.podCIDRs", words));
         }

@@ -16,7 +16,7 @@ use crate::{
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use minisvc_apimachinery::{
-    Cause, ClusterConfig,
+    Cause, ClusterConfig, Family,
     cluster::AddressRange,
     resource::{IP_ADDRESSES, NODES, SERVICE_CIDRS},
     service_cidr::{FINALIZER, Networks, own},
@@ -69,10 +69,9 @@ fn own_networks(subject: &Subject<'_>) -> Option<Vec<String>> {
 
 /// Why Services cannot have addresses of a network.
 fn unusable(net: IpNet, view: &dyn Read, cluster: &ClusterConfig) -> Option<String> {
-    let same_family = |other: &IpNet| other.addr().is_ipv4() == net.addr().is_ipv4();
+    let same_family = |other: &IpNet| Family::of_net(*other) == Family::of_net(net);
     if !cluster.service_cidrs.iter().any(same_family) {
-        let family = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-        return Some(format!("the cluster has no {family} service network"));
+        return Some(format!("the cluster has no {} service network", Family::of_net(net)));
     }
     if let Some(other) =
         cluster.cluster_cidrs.iter().find(|other| net.contains(*other) || other.contains(&net))
@@ -161,7 +160,7 @@ impl Strategy for ServiceCidrs {
                     &format!("must be in canonical form ({:?})", net.to_string()),
                 ));
             }
-            families.push(net.addr().is_ipv4());
+            families.push(Family::of_net(net));
         }
         if families.len() == CIDRS_MAX && families[0] == families[1] {
             let words =

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
 mod events;
+mod families;
 mod kinds;
 mod metadata;
 mod networks;

@@ -19,6 +19,7 @@ use minisvc_apimachinery::{
 };
 use serde_json::{Value, json};
 
+mod addresses;
 mod columns;
 mod evict;
 mod names;
@@ -38,6 +39,7 @@ impl Strategy for Pods {
     }
 
     fn default(&self, object: &mut Value) {
+        addresses::default(object);
         object_mut(object, "spec");
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         default_spec(spec);
@@ -95,6 +97,10 @@ impl Strategy for Pods {
             keep(&mut new, sent, "status");
             new
         })
+    }
+
+    fn validate_subresource(&self, name: &str, new: &Value, _old: &Value) -> Vec<Cause> {
+        if name == "status" { addresses::check(new) } else { Vec::new() }
     }
 
     fn has_generation(&self) -> bool {

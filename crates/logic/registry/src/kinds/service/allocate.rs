@@ -13,7 +13,7 @@ use crate::{
 use bytes::Bytes;
 use minisvc_allocator::{AddressPool, PortPool};
 use minisvc_apimachinery::{
-    Cause, ClusterConfig, ObjectKey,
+    Cause, ClusterConfig, Family, ObjectKey,
     resource::IP_ADDRESSES,
     storage::{Change, Read},
 };
@@ -108,11 +108,12 @@ impl Desk<'_> {
     }
 }
 
-/// Two addresses have their owners before these exist, so that nobody can be faster.
-fn is_kept_for_another(cluster: &ClusterConfig, ip: IpAddr, key: &ObjectKey) -> bool {
-    let owner = |namespace: &str, name: &str| key.namespace == namespace && key.name == name;
-    (Some(ip) == cluster.api_address() && !owner("default", "kubernetes"))
-        || (Some(ip) == cluster.dns_address() && !owner("kube-system", "kube-dns"))
+/// The Service that an address is kept for: some have their owners before these exist, so that nobody can be faster.
+pub(crate) fn kept_for(cluster: &ClusterConfig, ip: IpAddr) -> Option<ObjectKey> {
+    if cluster.api_addresses().contains(&ip) {
+        return Some(ObjectKey::new("default", "kubernetes"));
+    }
+    cluster.dns_addresses().contains(&ip).then(|| ObjectKey::new("kube-system", "kube-dns"))
 }
 
 fn addresses(ctx: &mut Context<'_>, desk: &Desk<'_>, object: &mut Value) -> Result<(), Status> {
@@ -130,7 +131,7 @@ fn addresses(ctx: &mut Context<'_>, desk: &Desk<'_>, object: &mut Value) -> Resu
             .iter()
             .copied()
             .chain(networks.usable())
-            .filter(|net| net.addr().is_ipv4() == (wanted == "IPv4"))
+            .filter(|net| Family::of_net(*net).name() == wanted)
             .map(AddressPool::new)
             .collect();
         if pools.is_empty() {
@@ -144,8 +145,7 @@ fn addresses(ctx: &mut Context<'_>, desk: &Desk<'_>, object: &mut Value) -> Resu
         if text.is_empty() {
             let is_used = |ip: IpAddr| {
                 let key = ip_address::key(ip);
-                let kept = [ctx.cluster.api_address(), ctx.cluster.dns_address()].contains(&Some(ip));
-                kept || desk.is_taken(&key) || desk.before.contains(&key)
+                kept_for(ctx.cluster, ip).is_some() || desk.is_taken(&key) || desk.before.contains(&key)
             };
             let seed = (ctx.random)();
             let ip = pools
@@ -167,7 +167,7 @@ fn addresses(ctx: &mut Context<'_>, desk: &Desk<'_>, object: &mut Value) -> Resu
             }
             Ok(ip) => {
                 let taken = desk.is_taken(&ip_address::key(ip));
-                if taken || is_kept_for_another(ctx.cluster, ip, desk.subject.key) {
+                if taken || kept_for(ctx.cluster, ip).is_some_and(|owner| owner != *desk.subject.key) {
                     return refuse(TAKEN_IP);
                 }
             }

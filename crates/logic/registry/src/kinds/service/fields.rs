@@ -6,9 +6,9 @@
 //! (`patchAllocatedValues`, `dropTypeDependentFields`), `storage/alloc.go` (`initIPFamilyFields`).
 
 use crate::value::{at, fill, int, items, items_mut, object_mut, set, text, unset};
-use minisvc_apimachinery::ClusterConfig;
+use minisvc_apimachinery::{ClusterConfig, Family};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 pub(super) const AFFINITY_SECONDS_DEFAULT: i64 = 10800;
 
@@ -206,7 +206,7 @@ pub(super) fn wipe_by_type(new: &mut Value, old: &Value) {
 pub(super) fn configured(cluster: &ClusterConfig) -> Vec<&'static str> {
     let mut families = Vec::new();
     for cidr in &cluster.service_cidrs {
-        let family = if cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        let family = Family::of_net(*cidr).name();
         if !families.contains(&family) {
             families.push(family);
         }
@@ -216,7 +216,7 @@ pub(super) fn configured(cluster: &ClusterConfig) -> Vec<&'static str> {
 
 /// The family of an address, none if it is not one.
 pub(super) fn family(ip: &str) -> Option<&'static str> {
-    ip.parse::<IpAddr>().ok().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" })
+    ip.parse().ok().map(|ip| Family::of(ip).name())
 }
 
 /// Sets `ipFamilyPolicy` and `ipFamilies` where they were left out. What does not fit is left for validation.
