@@ -20,8 +20,8 @@ pub struct Options {
 pub fn pki(dir: &Path) -> anyhow::Result<Pki> {
     let options = PkiOptions {
         node_name: "bench".to_owned(),
-        node_address: "127.0.0.1".parse()?,
-        service_address: cluster().api_address(),
+        node_addresses: vec!["127.0.0.1".parse()?],
+        service_addresses: cluster().api_addresses(),
         cluster_domain: "cluster.local".to_owned(),
         extra_sans: Vec::new(),
         now: Timestamp::now(),

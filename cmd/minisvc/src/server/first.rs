@@ -11,9 +11,13 @@ use minisvc_apiserver::{ApiServer, Pki, PkiOptions};
 use minisvc_client::{ApiClient, Credentials};
 use minisvc_manager::{Manager, ManagerConfig};
 use minisvc_store::{Limits, Store};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, socket, sockopt},
+};
 use std::{
-    net::{SocketAddr, TcpListener},
-    os::fd::FromRawFd,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::{AsRawFd, FromRawFd},
     path::PathBuf,
     sync::Arc,
 };
@@ -118,7 +122,7 @@ fn manager(
 /// The API's sockets: the one of `--bind`, and those handed down by whoever started us (`LISTEN_FDS`).
 #[allow(unsafe_code)]
 fn listeners(bind: SocketAddr) -> anyhow::Result<Vec<TcpListener>> {
-    let own = TcpListener::bind(bind).map_err(|error| match error.kind() {
+    let own = listen(bind).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
             "--bind {bind}: the port is in use; another minisvc server? choose another by --bind :PORT"
         ),
@@ -144,6 +148,23 @@ fn listeners(bind: SocketAddr) -> anyhow::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
+/// Listens; `[::]` includes IPv4, whatever `net.ipv6.bindv6only` says, and is IPv4 alone where the kernel has no IPv6.
+fn listen(bind: SocketAddr) -> std::io::Result<TcpListener> {
+    if bind.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        return TcpListener::bind(bind);
+    }
+    let socket = match socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) {
+        Ok(socket) => socket,
+        Err(Errno::EAFNOSUPPORT) => return TcpListener::bind((Ipv4Addr::UNSPECIFIED, bind.port())),
+        Err(error) => return Err(error.into()),
+    };
+    setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(bind))?;
+    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket.into())
+}
+
 fn write_kubeconfig(args: &ServerArgs, pki: &Pki, api_url: &str) -> anyhow::Result<()> {
     let path: &PathBuf = &args.write_kubeconfig;
     if let Some(dir) = path.parent() {
@@ -152,4 +173,26 @@ fn write_kubeconfig(args: &ServerArgs, pki: &Pki, api_url: &str) -> anyhow::Resu
     super::write_private(path, &pki.admin_kubeconfig(api_url)).context("--write-kubeconfig")?;
     let path = Role::View.kubeconfig(path);
     super::write_private(&path, &pki.view_kubeconfig(api_url)).context("--write-kubeconfig")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn without_an_address_the_api_listens_on_those_of_both_families() {
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut hosts: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            hosts.push(Ipv6Addr::LOCALHOST.into());
+        }
+        for host in hosts {
+            TcpStream::connect((host, address.port())).unwrap();
+            listener.accept().unwrap();
+        }
+        let taken = listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port())).unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    }
 }

@@ -11,7 +11,7 @@ use minisvc_runtime::MappedImage;
 use serde_json::Value;
 use std::{
     ffi::OsString,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -66,7 +66,7 @@ pub struct ServerArgs {
     /// Where this node keeps its state.
     #[arg(long, env = "MINISVC_DATA_DIR", default_value = "/var/lib/minisvc", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where the API listens (first server).
+    /// Where the API listens, without IP on every address of both families (first server).
     #[arg(long, env = "MINISVC_BIND", default_value = ":6443", value_parser = parse_bind, value_name = "[IP]:PORT")]
     pub bind: SocketAddr,
     /// Network of the Pods, or one of each family, the primary one first [default: 10.42.0.0/16].
@@ -125,7 +125,7 @@ pub struct ServerArgs {
 fn parse_bind(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+        return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
     }
     text.parse().map_err(|_| "expected [IP]:PORT".to_owned())
 }

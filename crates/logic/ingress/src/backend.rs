@@ -110,6 +110,8 @@ fn port_of<'a>(service: &'a Service, wanted: &str) -> Option<&'a ServicePort> {
 
 /// Whether an address can be an endpoint: never the node itself or its link (CVE-2021-25737).
 fn is_routable(address: &IpAddr) -> bool {
+    // An IPv4 address as IPv6 leads to where it leads as IPv4.
+    let address = address.to_canonical();
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_unicast_link_local(),

@@ -113,11 +113,19 @@ fn only_ready_endpoints_of_the_named_port_are_used() {
             {"addresses": ["127.0.0.1"]}, {"addresses": ["169.254.1.1"]}, {"addresses": ["www.example.com"]},
         ]),
     );
+    let mut six: Value = json!(world.endpoint_slices[&ObjectKey::new("default", "a")]);
+    six["addressType"] = json!("IPv6");
+    six["endpoints"] = json!([{"addresses": ["fd42::7"]}, {"addresses": ["fe80::7"]}, {"addresses": ["::1"]},
+        {"addresses": ["::ffff:127.0.0.1"]}, {"addresses": ["::ffff:169.254.169.254"]}]);
+    world
+        .endpoint_slices
+        .insert(ObjectKey::new("default", "a6"), Arc::new(serde_json::from_value(six).unwrap()));
     let backend = json!({"service": {"name": "a", "port": {"name": "http"}}});
     ingress(&mut world, "one", "2026-01-01T00:00:00Z", json!({"defaultBackend": backend}));
     let planned = plan(&world);
     let Route::Backend(backend) = planned.desired.route("x", "/") else { panic!("no backend") };
-    assert_eq!(backend.endpoints, ["10.42.0.5:8080".parse().unwrap(), "10.42.0.7:8080".parse().unwrap()]);
+    let expected = ["10.42.0.5:8080", "10.42.0.7:8080", "[fd42::7]:8080"].map(|text| text.parse().unwrap());
+    assert_eq!(backend.endpoints, expected);
 }
 
 #[test]

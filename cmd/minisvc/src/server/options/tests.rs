@@ -73,7 +73,7 @@ fn bad_values_name_their_flag() {
 
 #[test]
 fn a_bind_address_may_leave_out_the_host() {
-    assert_eq!(parse(&["--bind", ":7443"]).unwrap().bind.to_string(), "0.0.0.0:7443");
+    assert_eq!(parse(&["--bind", ":7443"]).unwrap().bind.to_string(), "[::]:7443");
     assert_eq!(parse(&["--bind", "127.0.0.1:1"]).unwrap().bind.to_string(), "127.0.0.1:1");
     assert!(parse(&["--bind", "x"]).is_err());
 }
