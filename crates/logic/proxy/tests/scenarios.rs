@@ -1,7 +1,8 @@
 //! Kubernetes YAML in, service table out: `tests/scenarios/proxy-*.txt`. `BLESS=1` rewrites what comes out.
 //!
 //! A file is YAML documents, then a line `=== service table`, then the table of node `n1` (192.168.9.1). If the file is
-//! called `proxy-dual-…`, the node's IPv6 table follows (fd00::c0a8:901).
+//! called `proxy-dual-…`, the node's IPv6 table follows (fd00::c0a8:901). Before the table may be a line `=== packets`
+//! and packets that the node sees, `SOURCE > ADDRESS:PORT/PROTOCOL`; what the tracer says of each is the end of the file.
 #![allow(missing_docs, clippy::expect_used)]
 
 mod world;
@@ -9,19 +10,24 @@ mod world;
 use minisvc_apimachinery::{ObjectKey, Snapshot};
 use minisvc_netstate::{
     family::Address,
-    nft::{ServiceTable, text::elements_text},
+    nft::{Packet, Protocol, ServiceTable, text::elements_text},
 };
-use minisvc_proxy::desired;
+use minisvc_proxy::{
+    Planner, desired,
+    explain::{Outcome, explain},
+};
 use serde_json::Value;
 use std::{
     fmt::Write,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
 };
 
 const TABLE: &str = "=== service table\n";
 const TABLE_V6: &str = "=== service table of IPv6\n";
+const PACKETS: &str = "=== packets\n";
+const TRACES: &str = "=== traces\n";
 
 fn snapshot(yaml: &str) -> Snapshot {
     let mut snapshot = Snapshot::default();
@@ -58,6 +64,44 @@ fn table<A: Address>(snapshot: &Snapshot) -> String {
     found
 }
 
+/// What becomes of the packets of one family, a line each.
+fn traces<A: Address>(snapshot: &Snapshot, packets: &str) -> String {
+    let node = world::node_view();
+    let mut planner = Planner::<A>::new(node.clone(), &ServiceTable::new());
+    planner.update(snapshot);
+    let mut text = String::new();
+    for line in packets.lines() {
+        let (source, to) = line.split_once(" > ").expect("SOURCE > ADDRESS:PORT/PROTOCOL");
+        let (to, protocol) = to.split_once('/').expect("a protocol");
+        let (source, to): (IpAddr, SocketAddr) =
+            (source.parse().expect("source"), to.parse().expect("destination"));
+        let (Some(from), Some(destination)) = (A::of(source), A::of(to.ip())) else { continue };
+        let protocol = Protocol::ALL.into_iter().find(|known| known.to_string() == protocol).expect("known");
+        let from_node = node.addresses.contains(&source);
+        let packet = Packet { source: from, destination, protocol, port: to.port(), from_node, mark: 0 };
+        let said = explain(&planner, snapshot, &packet);
+        write!(text, "{line}: ").expect("text");
+        if let Some(matched) = said.matched {
+            let policy = if matched.local { ", Local" } else { "" };
+            write!(text, "{:?} of {}{policy}: ", matched.entry, matched.service.name).expect("text");
+            if let Some(seconds) = matched.affinity_s {
+                write!(text, "kept for {seconds} s: ").expect("text");
+            }
+        }
+        match said.outcome {
+            Outcome::Endpoints { choices, picks } => {
+                let choices = choices.iter().map(|choice| {
+                    let masqueraded = if choice.masquerade { " masqueraded" } else { "" };
+                    format!("{}/{picks} to {}{masqueraded}", choice.picks, choice.endpoint)
+                });
+                writeln!(text, "{}", choices.collect::<Vec<_>>().join(", ")).expect("text");
+            }
+            other => writeln!(text, "{other:?}").expect("text"),
+        }
+    }
+    text
+}
+
 #[test]
 fn scenarios() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/scenarios");
@@ -71,11 +115,17 @@ fn scenarios() {
         seen += 1;
         let text = std::fs::read_to_string(&path).expect("scenario");
         let (yaml, golden) = text.split_once(TABLE).unwrap_or((text.as_str(), ""));
-        let snapshot = snapshot(yaml);
+        let (objects, packets) = yaml.split_once(PACKETS).unwrap_or((yaml, ""));
+        let snapshot = snapshot(objects);
         let mut found = table::<Ipv4Addr>(&snapshot);
         if name.starts_with("proxy-dual-") {
             found.push_str(TABLE_V6);
             found.push_str(&table::<Ipv6Addr>(&snapshot));
+        }
+        if !packets.is_empty() {
+            found.push_str(TRACES);
+            found.push_str(&traces::<Ipv4Addr>(&snapshot, packets));
+            found.push_str(&traces::<Ipv6Addr>(&snapshot, packets));
         }
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(&path, format!("{}\n{TABLE}{found}", yaml.trim_end())).expect("bless");
