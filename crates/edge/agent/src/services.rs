@@ -31,6 +31,8 @@ pub type LastSync = Option<Instant>;
 const LOOK: Duration = Duration::from_secs(1);
 /// After the table was read back it is let be for so many times as long as that took.
 const REST: u32 = 10;
+/// Most calls of [`conntrack::delete_udp_flows`] in a pass; together more flows than conntrack remembers by default.
+const CALLS_MAX: usize = 64;
 
 /// The loop's inputs and outputs.
 pub struct ServiceLoop {
@@ -52,6 +54,17 @@ struct Table<A: Address> {
     planner: Planner<A>,
     /// Not read back before this.
     rest_until: Instant,
+    flows: Flows,
+}
+
+/// When the UDP flows that conntrack remembers are held against the table.
+///
+/// Twice for each change: a packet that was on its way through the old table while that was done leaves its flow after it.
+#[derive(Clone, Copy)]
+enum Flows {
+    Due,
+    Again(Instant),
+    Settled,
 }
 
 /// What a pass needs, moved to a thread that may block and back. None: to be read from the kernel.
@@ -168,6 +181,36 @@ impl Tables {
     }
 }
 
+impl<A: Address> Table<A> {
+    /// Makes conntrack forget the UDP flows that are stale, if it is time; what fails is tried again with the next pass.
+    fn forget_flows(&mut self) {
+        let next = match self.flows {
+            Flows::Due => Flows::Again(Instant::now() + LOOK),
+            Flows::Again(at) if at <= Instant::now() => Flows::Settled,
+            Flows::Again(_) | Flows::Settled => return,
+        };
+        let mut all = 0;
+        for _ in 0..CALLS_MAX {
+            match conntrack::delete_udp_flows(|flow| udp_flow_is_stale(self.planner.table(), flow)) {
+                Ok(flows) => {
+                    all += flows;
+                    if flows < conntrack::DELETES_MAX {
+                        self.flows = next;
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "stale UDP flows are not forgotten");
+                    break;
+                }
+            }
+        }
+        if all > 0 {
+            tracing::debug!(flows = all, "stale UDP flows forgotten");
+        }
+    }
+}
+
 /// One pass over one family's table; it is left None if that fails, and read from the kernel the next time.
 fn pass<A: Address>(
     known: &mut Option<Table<A>>,
@@ -191,7 +234,7 @@ fn pass<A: Address>(
             let mut target = ServiceTableTarget::open()?;
             let actual = target.observe()?;
             let rest_until = Instant::now() + started.elapsed() * REST;
-            Table { target, planner: Planner::new(node.clone(), &actual), rest_until }
+            Table { target, planner: Planner::new(node.clone(), &actual), rest_until, flows: Flows::Due }
         }
     };
     let delta = table.planner.update(snapshot);
@@ -201,13 +244,13 @@ fn pass<A: Address>(
         tracing::debug!(family = A::FAMILY.name(), steps = delta.ops.len(), "service table changed");
     }
     if delta.udp {
-        match conntrack::delete_udp_flows(|flow| udp_flow_is_stale(table.planner.table(), flow)) {
-            Ok(0) => {}
-            Ok(flows) => tracing::debug!(flows, "stale UDP flows forgotten"),
-            Err(error) => tracing::warn!(%error, "stale UDP flows are not forgotten"),
-        }
+        table.flows = Flows::Due;
     }
+    table.forget_flows();
     let generation = (before, table.target.generation());
     *known = Some(table);
     Ok(Change { rejected: delta.rejected, generation })
 }
+
+#[cfg(test)]
+mod tests;
