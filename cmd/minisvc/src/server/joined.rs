@@ -142,17 +142,32 @@ async fn become_member(
     })
 }
 
-/// The address of the first server, to find the link towards it.
+/// The address of the first server, of IPv4 if it has one, to find the link towards it.
 async fn resolve(server: &str) -> anyhow::Result<IpAddr> {
     let uri: http::Uri =
         server.parse().with_context(|| format!("--join {server:?}: expected https://HOST:6443"))?;
     let host = uri.host().with_context(|| format!("--join {server:?}: expected https://HOST:6443"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let mut found = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(6443)))
+    let found: Vec<IpAddr> = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(6443)))
         .await
-        .with_context(|| format!("--join {server}: look up {host}"))?;
-    found
-        .find(std::net::SocketAddr::is_ipv4)
+        .with_context(|| format!("--join {server}: look up {host}"))?
         .map(|found| found.ip())
-        .with_context(|| format!("--join: {host} has no IPv4 address"))
+        .collect();
+    let chosen = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    chosen.copied().with_context(|| format!("--join: {host} has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_server_may_be_named_by_an_address_of_either_family() {
+        for (server, address) in
+            [("https://192.0.2.1:6443", "192.0.2.1"), ("https://[2001:db8::1]:6443", "2001:db8::1")]
+        {
+            assert_eq!(resolve(server).await.unwrap(), address.parse::<IpAddr>().unwrap());
+        }
+        assert!(resolve("nonsense").await.is_err());
+    }
 }

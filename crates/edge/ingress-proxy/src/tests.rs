@@ -17,6 +17,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+mod families;
 
 struct Proxy {
     http: SocketAddr,
