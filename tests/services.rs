@@ -44,7 +44,6 @@ fn services_keep_what_they_promise() {
     let objects = format!("{OBJECTS}{}{}", pod("one", "node1"), pod("two", "node2"));
     lab.minisvc_of(&["apply", "-f", "-"], &objects).ok();
     load_balancers_are_told_where_endpoints_are(&lab);
-    traffic_stays_near(&lab);
     a_table_that_somebody_takes_away_comes_back(&lab);
     trace::a_trace_says_what_a_connection_meets(&lab);
     let pair = types::Pair::new(&lab);
@@ -53,6 +52,7 @@ fn services_keep_what_they_promise() {
     types::types_change(&lab);
     policies::external_traffic_stays_local(&lab, &pair);
     policies::internal_traffic_stays_local(&lab, &pair);
+    policies::traffic_stays_near(&lab);
     policies::endpoints_come_and_go(&lab, &pair);
     policies::clients_keep_their_endpoint(&lab, &pair);
     policies::node_ports_are_where_they_must(&lab, &pair);
@@ -98,27 +98,6 @@ fn answering(lab: &Lab, address: &str) -> BTreeSet<String> {
             answer["pod"].as_str().unwrap_or("nobody").to_owned()
         })
         .collect()
-}
-
-fn traffic_stays_near(lab: &Lab) {
-    let address = field(lab, "service web", ".spec.clusterIP");
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-    let answered_by = |what: &str, expected: &[&str]| {
-        eventually(what, LONG, || match answering(lab, &address) {
-            found if found == names(expected) => Ok(()),
-            found => Err(format!("{found:?}")),
-        });
-    };
-    let distribute = |how: &str| {
-        let manifest =
-            OBJECTS.replace("externalTrafficPolicy: Local", &format!("trafficDistribution: {how}"));
-        lab.minisvc_of(&["apply", "-f", "-"], &manifest).ok();
-    };
-    answered_by("both answer", &["one", "two"]);
-    distribute("PreferSameNode");
-    answered_by("the node's own answers", &["one"]);
-    lab.minisvc("delete pod one").ok();
-    answered_by("without one of its own, another's", &["two"]);
 }
 
 /// `nft flush ruleset` of a firewall script takes ours along, or somebody empties one of our maps: it is back within

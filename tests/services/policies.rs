@@ -105,6 +105,47 @@ pub fn internal_traffic_stays_local(lab: &Lab, pair: &Pair) {
     agree(lab, "node1", &to, &["far"]);
 }
 
+/// `trafficDistribution`: endpoints of the client's node or zone, where there are.
+pub fn traffic_stays_near(lab: &Lab) {
+    let distribute = |how: &str, selector: &str| {
+        apply(
+            lab,
+            &format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: nearby}}\nspec: {{type: NodePort, trafficDistribution: {how}, selector: {{{selector}}}, ports: [{{port: 80, targetPort: web, nodePort: 30881}}]}}\n"
+            ),
+        );
+    };
+    let zone = |node: &str, zone: &str| {
+        apply(
+            lab,
+            &format!(
+                "apiVersion: v1\nkind: Node\nmetadata: {{name: {node}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+            ),
+        );
+    };
+    distribute("PreferSameNode", "app: pair");
+    let to = at(&given(lab, "service nearby", ".spec.clusterIP"), 80);
+    for (from, to, who) in [
+        ("node1", &to, "near"),
+        ("pod/far", &to, "far"),
+        ("client", &at(NODE1, 30881), "near"),
+        ("client", &at(NODE2, 30881), "far"),
+    ] {
+        agree(lab, from, to, &[who]);
+    }
+    distribute("PreferSameNode", "side: near");
+    agree(lab, "node2", &to, &["near"]);
+    distribute("PreferSameZone", "app: pair");
+    agree(lab, "node2", &to, &["near", "far"]);
+    zone("node1", "east");
+    zone("node2", "west");
+    agree(lab, "node1", &to, &["near"]);
+    agree(lab, "pod/far", &to, &["far"]);
+    zone("node2", "east");
+    agree(lab, "node1", &to, &["near", "far"]);
+    lab.minisvc("delete service nearby").ok();
+}
+
 /// Ready endpoints, else those that still serve while they end; and a connection outlives all of that.
 pub fn endpoints_come_and_go(lab: &Lab, pair: &Pair) {
     states(lab, pair, Some(READY), Some(UNREADY));
