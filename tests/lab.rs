@@ -138,6 +138,21 @@ fn ports_are_forwarded(lab: &Lab) {
 }
 
 fn programs_run_inside(lab: &Lab) {
+    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        for (machine, address) in
+            [("node2", "fd77000000000000000000000000000c"), ("client", "fd770000000000000000000000000064")]
+        {
+            let said = lab
+                .lab(&format!(
+                    "exec {machine} -- cat /proc/net/if_inet6 /proc/sys/net/ipv6/conf/all/forwarding"
+                ))
+                .ok();
+            // Index, /64, global, permanent and not looked for.
+            let found = said.lines().find(|line| line.starts_with(address) && line.ends_with("eth0"));
+            assert!(found.is_some_and(|line| line.contains(" 40 00 82 ")), "{machine}: {said}");
+            assert!(machine == "node2" || said.ends_with("\n0\n"), "{said}");
+        }
+    }
     lab.minisvc_of(&["apply", "-f", "-"], TALKER).ok();
     says("logs", &["first line\nsecond line\n"], &[], || lab.minisvc("logs talker"));
     assert_eq!(lab.minisvc("logs talker --tail 1").ok(), "second line\n");
@@ -318,6 +333,19 @@ fn what_cannot_be_a_lab_is_refused() {
         ("lab up --name ../../etc", "must be a DNS label"),
         ("lab up --name t-none --nodes 0", "--nodes 0: must be between 1 and 50"),
         ("lab up --name t-none --nodes 51", "--nodes 51: must be between 1 and 50"),
+        ("lab up --name t-none --cluster-cidr x", "--cluster-cidr \"x\": expected a network"),
+        (
+            "lab up --name t-none --cluster-cidr fd42::/56",
+            "--cluster-cidr fd42::/56 and --service-cidr 10.43.0.0/16",
+        ),
+        (
+            "lab up --name t-none --cluster-cidr fd77::/56 --service-cidr fd43::/112",
+            "--cluster-cidr fd77::/56 contains this node's own address fd77::b",
+        ),
+        (
+            "lab demo --service-cidr 172.31.77.128/25",
+            "--load-balancer-pool 172.31.77.200-172.31.77.239 lies in",
+        ),
         ("lab down --name t-none", "lab \"t-none\" is not up; `minisvc lab up --name t-none` starts it"),
         ("lab status --name t-none", "is not up"),
         ("lab kubeconfig --name t-none", "is not up"),

@@ -1,18 +1,20 @@
 //! `minisvc lab …`, and the processes a lab is made of.
 
+use crate::server::networks;
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use ipnet::IpNet;
 use minisvc_lab::{
     LabError,
     control::{self, Request, Response},
     demo::{self, DemoOptions, cluster},
     enter,
-    layout::{Lab, LabOptions, members},
+    layout::{Lab, LabOptions, NODES_MAX, members},
     member::MemberProcess,
     probe::{self, Attempt, Spec},
     supervisor, up,
 };
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 /// Longest wait of `lab up` for the API, and then for the nodes.
 const READY_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
@@ -47,9 +49,48 @@ pub struct DemoArgs {
     /// How Pods of different nodes reach each other: vxlan, host-gw or tun.
     #[arg(long, default_value = "vxlan", value_parser = ["vxlan", "host-gw", "tun"])]
     overlay: String,
+    #[command(flatten)]
+    networks: Networks,
     /// Leave out what waits for a dead node to be noticed.
     #[arg(long)]
     quick: bool,
+}
+
+/// The cluster's networks, as `minisvc server` has them.
+#[derive(Debug, Args)]
+pub struct Networks {
+    /// Network of the Pods, or one of each family, the primary one first [default: 10.42.0.0/16].
+    #[arg(long, env = "MINISVC_CLUSTER_CIDR", value_name = "CIDR[,CIDR]")]
+    cluster_cidr: Option<String>,
+    /// Network of the Services' virtual addresses, of the families of --cluster-cidr [default: 10.43.0.0/16].
+    #[arg(long, env = "MINISVC_SERVICE_CIDR", value_name = "CIDR[,CIDR]")]
+    service_cidr: Option<String>,
+}
+
+impl Networks {
+    /// The networks of Pods and of Services, which fit each other and the lab's machines.
+    fn check(&self) -> anyhow::Result<(Vec<IpNet>, Vec<IpNet>)> {
+        let read = |flag, text: &Option<String>| {
+            text.as_ref().map_or_else(|| Ok(Vec::new()), |text| networks::one_of_each(flag, text))
+        };
+        let options = LabOptions {
+            nodes: NODES_MAX,
+            cluster_cidrs: read("--cluster-cidr", &self.cluster_cidr)?,
+            service_cidrs: read("--service-cidr", &self.service_cidr)?,
+            server_flags: Vec::new(),
+        };
+        let mut cluster = options.cluster();
+        networks::check(&cluster, &[])?;
+        let pools = options.load_balancer_pool();
+        cluster.load_balancer_pool =
+            pools.split(',').map(networks::address_range).collect::<Result<_, _>>()?;
+        for member in members(NODES_MAX) {
+            for family in cluster.families() {
+                networks::check(&cluster, &[member.address_of(family)])?;
+            }
+        }
+        Ok((options.cluster_cidrs, options.service_cidrs))
+    }
 }
 
 /// Which lab.
@@ -71,6 +112,8 @@ pub struct UpArgs {
     /// How Pods of different nodes reach each other: vxlan, host-gw or tun.
     #[arg(long, default_value = "vxlan", value_parser = ["vxlan", "host-gw", "tun"])]
     overlay: String,
+    #[command(flatten)]
+    networks: Networks,
 }
 
 /// `lab exec`.
@@ -188,7 +231,10 @@ async fn run_async(command: LabCommand) -> anyhow::Result<ExitCode> {
         LabCommand::Exec(_) => {}
         LabCommand::Up(args) => {
             let lab = Lab::named(&args.name.name)?;
-            start(&lab, args.nodes, &args.overlay).await?;
+            let (cluster_cidrs, service_cidrs) = args.networks.check()?;
+            let server_flags = vec!["--overlay".to_owned(), args.overlay];
+            start(&lab, &LabOptions { nodes: args.nodes, cluster_cidrs, service_cidrs, server_flags })
+                .await?;
         }
         LabCommand::Status(name) => status(&Lab::named(&name.name)?).await?,
         LabCommand::Kubeconfig(name) => {
@@ -212,21 +258,22 @@ async fn run_async(command: LabCommand) -> anyhow::Result<ExitCode> {
             control::ask(&lab.control_socket(), &Request::Start { member }).await?;
         }
         LabCommand::Down(name) => up::down(&Lab::named(&name.name)?).await?,
-        LabCommand::Demo(DemoArgs { nodes, overlay, quick }) => {
-            let all_hold =
-                demo::run(&DemoOptions { nodes, overlay, quick }).await.map_err(anyhow::Error::msg)?;
+        LabCommand::Demo(DemoArgs { nodes, overlay, networks, quick }) => {
+            let (cluster_cidrs, service_cidrs) = networks.check()?;
+            let options = DemoOptions { nodes, overlay, cluster_cidrs, service_cidrs, quick };
+            let all_hold = demo::run(&options).await.map_err(anyhow::Error::msg)?;
             return Ok(if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn start(lab: &Lab, nodes: usize, overlay: &str) -> anyhow::Result<()> {
-    let options = LabOptions { nodes, server_flags: vec!["--overlay".to_owned(), overlay.to_owned()] };
+async fn start(lab: &Lab, options: &LabOptions) -> anyhow::Result<()> {
+    let nodes = options.nodes;
     let progress = |text: &str| eprintln!("{text}");
-    up::check(lab, nodes)?;
+    up::check(lab, options)?;
     progress(&format!("starting {nodes} nodes and a client"));
-    let started = up::up(lab, &options, false).await?;
+    let started = up::up(lab, options, false).await?;
     let ready = async {
         cluster::kubeconfig(lab, &started, READY_WAIT).await?;
         let client = cluster::connect(lab).await?;
@@ -240,7 +287,8 @@ async fn start(lab: &Lab, nodes: usize, overlay: &str) -> anyhow::Result<()> {
     println!("  export KUBECONFIG=$(minisvc lab kubeconfig{name})");
     println!("  minisvc apply -f examples/     # or kubectl");
     println!("  minisvc get nodes,pods,services -o wide");
-    println!("  minisvc lab exec{name} client -- curl http://{}:30080/", members(1)[0].address);
+    let node1 = members(1)[0].address_of(options.cluster().primary_family());
+    println!("  minisvc lab exec{name} client -- curl http://{}/", SocketAddr::new(node1, 30080));
     println!("  minisvc lab down{name}");
     Ok(())
 }
@@ -271,7 +319,7 @@ pub fn run_process(process: LabProcess) -> anyhow::Result<ExitCode> {
             LabProcess::Probe(args) => return probe(args).await,
             LabProcess::Supervisor { dir } => supervisor::run(Lab::at(&dir)).await?,
             LabProcess::Member { dir, member, has_listener, server_args } => {
-                let found = members(minisvc_lab::layout::NODES_MAX).into_iter().find(|m| m.name == member);
+                let found = members(NODES_MAX).into_iter().find(|m| m.name == member);
                 let member = found.with_context(|| format!("no machine {member:?}"))?;
                 MemberProcess { lab: Lab::at(&dir), member, server_args, has_listener }.run().await?;
             }

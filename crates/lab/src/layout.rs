@@ -4,19 +4,31 @@
 //! directory removes every trace.
 
 use crate::LabError;
+use ipnet::IpNet;
+use minisvc_apimachinery::{ClusterConfig, Family};
 use serde::{Deserialize, Serialize};
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-/// Most nodes a lab can have: their addresses are .11 to .60 of the underlay.
+/// Most nodes a lab can have: their addresses are .11 to .60 of the underlay, fd77::b to fd77::3c.
 pub const NODES_MAX: usize = 50;
-/// Length of the underlay's network prefix.
-pub const UNDERLAY_PREFIX_LEN: u8 = 24;
+/// Length of the underlay's network prefixes, 172.31.77.0/24 and fd77::/64.
+pub const fn underlay_prefix_len(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 24,
+        Family::Ipv6 => 64,
+    }
+}
 /// First and last address for load balancers.
-pub const LOAD_BALANCER_POOL: &str = "172.31.77.200-172.31.77.239";
+pub const fn load_balancer_pool(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "172.31.77.200-172.31.77.239",
+        Family::Ipv6 => "fd77::c8-fd77::ef",
+    }
+}
 /// The namespace outside the cluster.
 pub const CLIENT: &str = "client";
 
@@ -28,8 +40,36 @@ pub const DEFAULT_NAME: &str = "lab";
 pub struct LabOptions {
     /// Number of nodes.
     pub nodes: usize,
+    /// Networks of the Pods; those of the cluster's default if empty.
+    #[serde(default)]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Networks of the Services' virtual addresses; those of the cluster's default if empty.
+    #[serde(default)]
+    pub service_cidrs: Vec<IpNet>,
     /// Flags for the first `minisvc server` beside those the lab gives itself.
     pub server_flags: Vec<String>,
+}
+
+impl LabOptions {
+    /// The facts of the cluster that the lab decides.
+    pub fn cluster(&self) -> ClusterConfig {
+        let mut config = ClusterConfig::default();
+        for (given, nets) in [
+            (&self.cluster_cidrs, &mut config.cluster_cidrs),
+            (&self.service_cidrs, &mut config.service_cidrs),
+        ] {
+            if !given.is_empty() {
+                nets.clone_from(given);
+            }
+        }
+        config
+    }
+
+    /// The addresses for load balancers, as `--load-balancer-pool` has them.
+    pub fn load_balancer_pool(&self) -> String {
+        let pools: Vec<_> = self.cluster().families().into_iter().map(load_balancer_pool).collect();
+        pools.join(",")
+    }
 }
 
 /// A lab by its name.
@@ -111,6 +151,16 @@ impl Lab {
         self.dir.join("lab.json")
     }
 
+    /// The options it was started with, as it was told them.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn options(&self) -> Result<LabOptions, LabError> {
+        let failed = |source| LabError::File { operation: "read", path: self.options_file(), source };
+        let text = std::fs::read(self.options_file()).map_err(failed)?;
+        serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+    }
+
     /// Files of one member.
     pub fn member(&self, name: &str) -> MemberFiles {
         MemberFiles { dir: self.dir.join("members").join(name) }
@@ -174,18 +224,35 @@ pub struct Member {
     pub name: String,
     /// Its address on the underlay.
     pub address: Ipv4Addr,
+    /// Its address of the other family.
+    pub address_v6: Ipv6Addr,
     /// Whether a server runs on it.
     pub is_node: bool,
 }
 
+impl Member {
+    fn numbered(name: String, last: u8, is_node: bool) -> Self {
+        Self {
+            name,
+            address: Ipv4Addr::new(172, 31, 77, last),
+            address_v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last.into()),
+            is_node,
+        }
+    }
+
+    /// Its address of this family.
+    pub fn address_of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::Ipv4 => self.address.into(),
+            Family::Ipv6 => self.address_v6.into(),
+        }
+    }
+}
+
 /// The members of a lab with this many nodes: the nodes, then the client.
 pub fn members(nodes: usize) -> Vec<Member> {
-    let node = |i: usize| Member {
-        name: format!("node{i}"),
-        address: Ipv4Addr::new(172, 31, 77, 10 + u8::try_from(i).unwrap_or(0)),
-        is_node: true,
-    };
-    let client = Member { name: CLIENT.to_owned(), address: Ipv4Addr::new(172, 31, 77, 100), is_node: false };
+    let node = |i: usize| Member::numbered(format!("node{i}"), 10 + u8::try_from(i).unwrap_or(0), true);
+    let client = Member::numbered(CLIENT.to_owned(), 100, false);
     (1..=nodes.min(NODES_MAX)).map(node).chain(std::iter::once(client)).collect()
 }
 
@@ -235,5 +302,22 @@ mod tests {
         let addresses: std::collections::BTreeSet<_> = members.iter().map(|m| m.address).collect();
         assert_eq!(addresses.len(), NODES_MAX + 1);
         assert_eq!(members[0].address, Ipv4Addr::new(172, 31, 77, 11));
+        let v6 = |at: usize| members[at].address_of(Family::Ipv6).to_string();
+        assert_eq!((v6(0), v6(NODES_MAX)), ("fd77::b".to_owned(), "fd77::64".to_owned()));
+    }
+
+    #[test]
+    fn each_family_of_the_cluster_has_a_pool() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let pool = |pods: &[&str], services: &[&str]| {
+            let (cluster_cidrs, service_cidrs) = (nets(pods), nets(services));
+            LabOptions { nodes: 1, cluster_cidrs, service_cidrs, server_flags: Vec::new() }
+                .load_balancer_pool()
+        };
+        assert_eq!(pool(&[], &[]), "172.31.77.200-172.31.77.239");
+        assert_eq!(
+            pool(&["fd42::/56", "10.42.0.0/16"], &["fd43::/112", "10.43.0.0/16"]),
+            "fd77::c8-fd77::ef,172.31.77.200-172.31.77.239"
+        );
     }
 }

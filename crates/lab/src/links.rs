@@ -2,14 +2,28 @@
 //!
 //! Invariant: the underlay is a bridge in the supervisor's network namespace; a member sees only `lo` and `eth0`.
 
-use crate::{LabError, layout::UNDERLAY_PREFIX_LEN};
+use crate::{
+    LabError,
+    layout::{Member, underlay_prefix_len},
+};
 use futures::TryStreamExt;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
+use minisvc_apimachinery::Family;
+use netlink_packet_route::{
+    address::AddressHeaderFlags,
+    link::{InfoData, InfoKind, InfoVeth},
+};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
-use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
+use std::{path::Path, time::Duration};
 
 const UNDERLAY: &str = "underlay";
 const CARD: &str = "eth0";
+/// What this network namespace has of IPv6; not there if the kernel has none.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+
+/// Whether the kernel has IPv6.
+pub fn has_ipv6() -> bool {
+    Path::new(IPV6).exists()
+}
 
 fn failed(operation: &'static str, name: &str) -> impl FnOnce(rtnetlink::Error) -> LabError {
     let name = name.to_owned();
@@ -73,11 +87,14 @@ pub async fn plug(handle: &Handle, member: &str, pid: u32) -> Result<(), LabErro
     handle.link().add(link).execute().await.map_err(failed("add", &port))
 }
 
-/// Inside a member: waits for its card and gives it its address.
+/// Inside a member: waits for its card and gives it its addresses.
 ///
 /// # Errors
 /// If the card does not come within a few seconds or the kernel refuses.
-pub async fn configure_card(address: Ipv4Addr) -> Result<(), LabError> {
+pub async fn configure_card(member: &Member) -> Result<(), LabError> {
+    if has_ipv6() {
+        prepare_ipv6(member)?;
+    }
     let handle = handle()?;
     let mut waited = 0;
     let card = loop {
@@ -93,6 +110,29 @@ pub async fn configure_card(address: Ipv4Addr) -> Result<(), LabError> {
         let up = LinkUnspec::new_with_index(link).up().build();
         handle.link().set(up).execute().await.map_err(failed("set up", CARD))?;
     }
-    let added = handle.address().add(card, IpAddr::V4(address), UNDERLAY_PREFIX_LEN).execute().await;
-    added.map_err(failed("address", CARD))
+    for family in Family::ALL.into_iter().filter(|family| *family == Family::Ipv4 || has_ipv6()) {
+        let mut add = handle.address().add(card, member.address_of(family), underlay_prefix_len(family));
+        if family == Family::Ipv6 {
+            // Nobody else has it, and an address that is still looked for cannot be used.
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        add.execute().await.map_err(failed("address", CARD))?;
+    }
+    Ok(())
+}
+
+/// What a machine starts with may come from the host: IPv6 is on, and only nodes may forward.
+fn prepare_ipv6(member: &Member) -> Result<(), LabError> {
+    let mut wanted = vec![("all/disable_ipv6", "0"), ("default/disable_ipv6", "0")];
+    if !member.is_node {
+        wanted.push(("all/forwarding", "0"));
+    }
+    for (name, value) in wanted {
+        let path = Path::new(IPV6).join(name);
+        if std::fs::read_to_string(&path).is_ok_and(|found| found.trim() == value) {
+            continue;
+        }
+        std::fs::write(&path, value).map_err(|source| LabError::File { operation: "set", path, source })?;
+    }
+    Ok(())
 }

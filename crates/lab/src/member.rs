@@ -8,7 +8,7 @@
 use crate::{
     LabError,
     control::{self, Request, Response},
-    layout::{Lab, Member},
+    layout::{Lab, LabOptions, Member},
     links,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -40,8 +40,6 @@ pub struct MemberProcess {
 
 /// Where programs read which name server to ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Cluster DNS, answered on the node itself. No search domains: those are for Pods.
-const RESOLV_CONF_TEXT: &str = "nameserver 10.43.0.10\n";
 
 struct Server {
     pid: Option<i32>,
@@ -60,10 +58,11 @@ impl MemberProcess {
         };
         nix::unistd::sethostname(&self.member.name)
             .map_err(|error| LabError::Refused { why: format!("set host name: {error}") })?;
-        links::configure_card(self.member.address).await?;
+        links::configure_card(&self.member).await?;
         if self.member.is_node {
             let path = std::path::Path::new(RESOLV_CONF);
-            use_cluster_dns(path, &self.lab.member(&self.member.name).resolv_conf())
+            let text = resolv_conf(&self.lab.options()?);
+            use_cluster_dns(path, &self.lab.member(&self.member.name).resolv_conf(), &text)
                 .map_err(file("have names of the cluster by", path))?;
         }
         let socket = self.lab.member(&self.member.name).socket();
@@ -158,9 +157,14 @@ pub fn inherited_listener() -> std::io::Result<OwnedFd> {
     }
 }
 
-/// Shows programs of this machine `ours` in place of the host's file at `path`, if the host has one.
-fn use_cluster_dns(path: &std::path::Path, ours: &std::path::Path) -> std::io::Result<()> {
-    std::fs::write(ours, RESOLV_CONF_TEXT)?;
+/// Cluster DNS, answered on the node itself. No search domains: those are for Pods.
+fn resolv_conf(options: &LabOptions) -> String {
+    options.cluster().dns_addresses().iter().map(|address| format!("nameserver {address}\n")).collect()
+}
+
+/// Shows programs of this machine `ours`, with this text, in place of the host's file at `path`, if the host has one.
+fn use_cluster_dns(path: &std::path::Path, ours: &std::path::Path, text: &str) -> std::io::Result<()> {
+    std::fs::write(ours, text)?;
     match std::fs::canonicalize(path) {
         Ok(real) => {
             let none = None::<&str>;

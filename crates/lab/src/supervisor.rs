@@ -5,14 +5,16 @@
 use crate::{
     LabError,
     control::{self, MemberStatus, Request, Response},
-    layout::{LOAD_BALANCER_POOL, Lab, LabOptions, Member, members},
+    layout::{Lab, LabOptions, Member, members},
     links,
     member::{LISTEN_FD, inherited_listener},
     namespaces::{Isolation, isolate},
 };
+use ipnet::IpNet;
 use rtnetlink::Handle;
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
@@ -23,6 +25,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+/// The port of the API.
+const API_PORT: u16 = 6443;
 /// Longest wait for the first server's join token.
 const TOKEN_WAIT: Duration = Duration::from_secs(10);
 
@@ -42,9 +46,7 @@ struct Supervisor {
 /// If the lab cannot be set up.
 pub async fn run(lab: Lab) -> Result<(), LabError> {
     let file = |operation, path: std::path::PathBuf| move |source| LabError::File { operation, path, source };
-    let text = std::fs::read(lab.options_file()).map_err(file("read", lab.options_file()))?;
-    let options: LabOptions =
-        serde_json::from_slice(&text).map_err(|error| file("read", lab.options_file())(error.into()))?;
+    let options = lab.options()?;
     let listener = inherited_listener().map_err(file("take over", "the API socket".into()))?;
     let links = links::handle()?;
     links::make_underlay(&links).await?;
@@ -145,27 +147,34 @@ impl Supervisor {
 
     async fn server_args(&self, member: &Member, first: bool) -> Result<Vec<String>, LabError> {
         let files = self.lab.member(&member.name);
+        let cluster = self.options.cluster();
+        let addresses: Vec<String> =
+            cluster.families().into_iter().map(|family| member.address_of(family).to_string()).collect();
         let mut args: Vec<String> = [
             "server",
             "--node-name",
             &member.name,
             "--node-ip",
-            &member.address.to_string(),
+            &addresses.join(","),
             "--data-dir",
             &files.data().to_string_lossy(),
         ]
         .map(str::to_owned)
         .into();
         if first {
-            let kubeconfig = files.kubeconfig();
-            args.extend(
-                ["--load-balancer-pool", LOAD_BALANCER_POOL, "--write-kubeconfig"].map(str::to_owned),
-            );
-            args.push(kubeconfig.to_string_lossy().into_owned());
+            for (flag, value) in [
+                ("--cluster-cidr", list(&cluster.cluster_cidrs)),
+                ("--service-cidr", list(&cluster.service_cidrs)),
+                ("--load-balancer-pool", self.options.load_balancer_pool()),
+                ("--write-kubeconfig", files.kubeconfig().to_string_lossy().into_owned()),
+            ] {
+                args.extend([flag.to_owned(), value]);
+            }
             args.extend(self.options.server_flags.iter().cloned());
         } else {
             let Some(server) = self.members.first() else { return Ok(args) };
-            args.extend(["--join".to_owned(), format!("https://{}:6443", server.address)]);
+            let server_address = SocketAddr::new(server.address_of(cluster.primary_family()), API_PORT);
+            args.extend(["--join".to_owned(), format!("https://{server_address}")]);
             args.extend(["--token".to_owned(), self.token(&server.name).await?]);
         }
         Ok(args)
@@ -193,6 +202,10 @@ impl Supervisor {
         let late = || LabError::Refused { why: format!("{server}: no join token within {TOKEN_WAIT:?}") };
         tokio::time::timeout(TOKEN_WAIT, wait).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+fn list(nets: &[IpNet]) -> String {
+    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Why a server is not there, with its last words.

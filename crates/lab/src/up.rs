@@ -5,9 +5,11 @@ use crate::{
     control::{self, MemberStatus, Request, Response},
     enter,
     layout::{Lab, LabOptions, NODES_MAX, members},
+    links,
     member::LISTEN_FD,
     namespaces::{Isolation, isolate},
 };
+use minisvc_apimachinery::Family;
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
@@ -36,16 +38,21 @@ pub fn is_up(lab: &Lab) -> bool {
     enter::listener_pid(&lab.control_socket()).is_ok()
 }
 
-/// Whether a lab of this name and size can be started.
+/// Whether such a lab can be started.
 ///
 /// # Errors
-/// If one of this name is up, or no lab is that large.
-pub fn check(lab: &Lab, nodes: usize) -> Result<(), LabError> {
+/// If one of this name is up, no lab is that large, or the kernel lacks a family of the cluster.
+pub fn check(lab: &Lab, options: &LabOptions) -> Result<(), LabError> {
+    let nodes = options.nodes;
     if nodes == 0 || nodes > NODES_MAX {
         return Err(LabError::Nodes { nodes });
     }
     if is_up(lab) {
         return Err(LabError::Exists { name: lab.name().to_owned() });
+    }
+    if options.cluster().families().contains(&Family::Ipv6) && !links::has_ipv6() {
+        let why = "--cluster-cidr: this kernel has no IPv6; choose an IPv4 network".to_owned();
+        return Err(LabError::Refused { why });
     }
     Ok(())
 }
@@ -57,7 +64,7 @@ pub fn check(lab: &Lab, nodes: usize) -> Result<(), LabError> {
 /// # Errors
 /// If one of this name is up, or something cannot be made; then nothing is left.
 pub async fn up(lab: &Lab, options: &LabOptions, die_with_parent: bool) -> Result<Started, LabError> {
-    check(lab, options.nodes)?;
+    check(lab, options)?;
     remove_files(lab)?; // of a lab that was killed
     let started = start(lab, options, die_with_parent).await;
     if started.is_err() {

@@ -7,7 +7,7 @@ mod checks;
 mod cluster;
 mod first;
 mod joined;
-mod networks;
+pub mod networks;
 mod node;
 mod options;
 

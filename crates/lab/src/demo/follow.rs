@@ -5,7 +5,7 @@ use super::{
     cluster::{apply, ready_endpoints, wait_for},
     place::{Place, Running, summary},
     report::{Proof, millis, prove},
-    world::{BLOG_POD, LIMIT, World},
+    world::{BLOG_POD, LIMIT, World, host, record_type},
 };
 use crate::probe::{Attempt, Spec, now_us};
 use k8s_openapi::api::core::v1::Pod;
@@ -42,9 +42,10 @@ pub async fn claims(world: &World) -> Result<Vec<Proof>, String> {
     let begun = std::time::Instant::now();
 
     let traffic =
-        Spec { count: None, rate: Some(RATE), ..Spec::new(format!("http://{}/", world.echo_ip), 0) };
+        Spec { count: None, rate: Some(RATE), ..Spec::new(format!("http://{}/", host(&world.echo_ip)), 0) };
     let traffic = caller.start(traffic).await;
-    let last = Spec { count: None, rate: Some(RATE / 4.0), ..Spec::new(format!("http://{blog}/"), 0) };
+    let last =
+        Spec { count: None, rate: Some(RATE / 4.0), ..Spec::new(format!("http://{}/", host(&blog)), 0) };
     let last = node.start(last).await;
     traffic.more(40, 0, LIMIT).await?;
     last.more(5, 0, LIMIT).await?;
@@ -67,14 +68,14 @@ pub async fn claims(world: &World) -> Result<Vec<Proof>, String> {
     let mut proofs = vec![
         Proof {
             topic: "Endpoints",
-            tried: format!("delete {GOES} while {RATE} requests/s run through {}:80", world.echo_ip),
+            tried: format!("delete {GOES} while {RATE} requests/s run through {}:80", host(&world.echo_ip)),
             from: caller.name.clone(),
             outcome: judge(&attempts, &times),
             took: begun.elapsed(),
         },
         Proof {
             topic: "Endpoints",
-            tried: format!("the last Pod of {blog}:80 goes: refused at once"),
+            tried: format!("the last Pod of {}:80 goes: refused at once", host(&blog)),
             from: node.name.clone(),
             outcome: refused.and_then(|text| at_once(&calls, &times).map(|more| format!("{text}, {more}"))),
             took: Duration::from_micros(now_us().saturating_sub(times.deleted)),
@@ -156,7 +157,8 @@ async fn elsewhere(world: &World, gone: &str) -> Vec<Proof> {
     };
     let name = async {
         let place = world.nodes.last().ok_or("no node")?;
-        let spec = Spec::new("dns:echo-pods.default.svc.cluster.local/A", 1);
+        let spec =
+            Spec::new(format!("dns:echo-pods.default.svc.cluster.local/{}", record_type(world.family)), 1);
         let left = |a: &Attempt| {
             a.ok && a.records.len() == 2 && !a.records.iter().any(|r| r.ends_with(&format!(" {gone}")))
         };
@@ -181,11 +183,11 @@ async fn elsewhere(world: &World, gone: &str) -> Vec<Proof> {
 async fn returns(world: &World, node: &Place) -> Proof {
     prove(
         "Endpoints",
-        format!("apply {GOES} again: it answers through {}:80", world.echo_ip),
+        format!("apply {GOES} again: it answers through {}:80", host(&world.echo_ip)),
         node.name.clone(),
         async {
             apply(&world.lab, PODS).await?;
-            let spec = Spec::new(format!("http://{}/", world.echo_ip), 10);
+            let spec = Spec::new(format!("http://{}/", host(&world.echo_ip)), 10);
             let back =
                 |attempts: &[Attempt]| attempts.iter().any(|attempt| attempt.pod.as_deref() == Some(GOES));
             let attempts = node.until(&spec, LIMIT, back).await?;

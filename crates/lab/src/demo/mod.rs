@@ -23,14 +23,17 @@ use crate::{
 use cluster::{OwnLab, apply, connect, kubeconfig, node_names, nodes_ready};
 use footprint::{HostState, NodeMemory};
 use futures::StreamExt;
+use ipnet::IpNet;
+use minisvc_apimachinery::ClusterConfig;
 use place::Place;
 use report::{Proof, Report, millis};
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 use tokio::signal::unix::{SignalKind, signal};
-use world::{LIMIT, World};
+use world::{LIMIT, World, host};
 
 /// The Pods of the examples.
 const PODS: &str = include_str!("../../../../examples/pods.yaml");
@@ -57,9 +60,17 @@ pub struct DemoOptions {
     pub nodes: usize,
     /// vxlan, host-gw or tun.
     pub overlay: String,
+    /// Networks of the Pods; the cluster's default if empty.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Networks of the Services; the cluster's default if empty.
+    pub service_cidrs: Vec<IpNet>,
     /// Leave out what waits for a dead node to be noticed.
     pub quick: bool,
 }
+
+/// The virtual IP that the examples give one Service, and how far into the service network it lies.
+const GIVEN_IP: &str = "10.43.0.50";
+const GIVEN_AT: u8 = 50;
 
 /// What the table at the end shows.
 struct Figures {
@@ -83,6 +94,8 @@ pub async fn run(options: &DemoOptions) -> Result<bool, String> {
                 .to_owned(),
         );
     }
+    let lab_options = lab_options(options);
+    let given_ip = given_ip(&lab_options.cluster())?;
     let begun = Instant::now();
     let mut report = Report::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("watch SIGTERM: {error}"))?;
@@ -92,16 +105,12 @@ pub async fn run(options: &DemoOptions) -> Result<bool, String> {
     report.doing("starting the machines");
     let name = format!("demo-{}", std::process::id());
     let lab = Lab::named(&name).map_err(|error| error.to_string())?;
-    let lab_options = LabOptions {
-        nodes: options.nodes,
-        server_flags: vec!["--overlay".to_owned(), options.overlay.clone()],
-    };
     let own = tokio::select! {
         up = OwnLab::up(lab, &lab_options) => up.map_err(|error| error.to_string())?,
         _ = tokio::signal::ctrl_c() => return Err("interrupted".to_owned()),
     };
     let outcome = tokio::select! {
-        outcome = tokio::time::timeout(ALL_LIMIT, claims(&own, options, &mut report, begun)) =>
+        outcome = tokio::time::timeout(ALL_LIMIT, claims(&own, options, &given_ip, &mut report, begun)) =>
             outcome.unwrap_or_else(|_| Err(format!("not done within {ALL_LIMIT:?}"))),
         _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
         _ = terminate.recv() => Err("terminated".to_owned()),
@@ -116,6 +125,31 @@ pub async fn run(options: &DemoOptions) -> Result<bool, String> {
     let figures = outcome?;
     table(&report, &figures, options, begun.elapsed());
     Ok(report.all_hold())
+}
+
+fn lab_options(options: &DemoOptions) -> LabOptions {
+    LabOptions {
+        nodes: options.nodes,
+        cluster_cidrs: options.cluster_cidrs.clone(),
+        service_cidrs: options.service_cidrs.clone(),
+        server_flags: vec!["--overlay".to_owned(), options.overlay.clone()],
+    }
+}
+
+/// The address of the Service whose address is given, in this cluster's service network.
+fn given_ip(cluster: &ClusterConfig) -> Result<String, String> {
+    let net = cluster.service_cidrs.first().ok_or("--service-cidr: no network")?;
+    let address: IpAddr = match net.network() {
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits().wrapping_add(GIVEN_AT.into())).into(),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits().wrapping_add(GIVEN_AT.into())).into(),
+    };
+    if net.contains(&address) {
+        Ok(address.to_string())
+    } else {
+        Err(format!(
+            "--service-cidr {net}: too small for the demo, which gives a Service its address {GIVEN_AT}"
+        ))
+    }
 }
 
 /// Removes what demos left that were killed: only files can remain.
@@ -135,6 +169,7 @@ fn sweep() {
 async fn claims(
     own: &OwnLab,
     options: &DemoOptions,
+    given_ip: &str,
     report: &mut Report,
     begun: Instant,
 ) -> Result<Figures, String> {
@@ -149,7 +184,7 @@ async fn claims(
     })
     .await?;
     report.doing("applying the examples");
-    apply(lab, &EXAMPLES.join("\n---\n")).await?;
+    apply(lab, &EXAMPLES.join("\n---\n").replace(GIVEN_IP, given_ip)).await?;
 
     let names = node_names(options.nodes);
     let nodes: Vec<Place> = names
@@ -158,7 +193,7 @@ async fn claims(
         .collect::<Result<_, _>>()?;
     report.doing("waiting for the first answer through a virtual IP");
     let first = nodes.first().ok_or("no node")?;
-    let vip = Spec { timeout_ms: 250, ..Spec::new("http://10.43.0.50:8000/", 1) };
+    let vip = Spec { timeout_ms: 250, ..Spec::new(format!("http://{}:8000/", host(given_ip)), 1) };
     first.until(&vip, LIMIT, |attempts| attempts.iter().all(|attempt| attempt.ok)).await?;
     let first_answer = begun.elapsed();
     report.line(&format!(
@@ -169,7 +204,7 @@ async fn claims(
     ));
 
     report.doing("waiting for all Pods and endpoints");
-    let world = World::open(lab, &client, nodes).await?;
+    let world = World::open(lab, &client, nodes, given_ip).await?;
     world.settled().await?;
     report.doing("who reaches what");
     let mut proofs = futures::stream::FuturesOrdered::from_iter(reach::claims(&world));
@@ -251,4 +286,22 @@ fn table(report: &Report, figures: &Figures, options: &DemoOptions, total: Durat
         report.line(&format!("{:<44} {text}", format!("resident memory of {node}")));
     }
     report.line(&format!("{:<44} {size_mib:.1} MiB", "this program"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_given_address_is_of_the_service_network() {
+        let of = |text: &str| {
+            given_ip(&ClusterConfig {
+                service_cidrs: vec![text.parse().unwrap()],
+                ..ClusterConfig::default()
+            })
+        };
+        assert_eq!(given_ip(&ClusterConfig::default()).as_deref(), Ok(GIVEN_IP));
+        assert_eq!(of("fd43::/112").as_deref(), Ok("fd43::32"));
+        assert!(of("10.43.0.0/27").unwrap_err().starts_with("--service-cidr 10.43.0.0/27: too small"));
+    }
 }

@@ -3,13 +3,13 @@
 use super::{
     place::summary,
     report::{Proof, prove},
-    world::{World, answered_by},
+    world::{World, answered_by, host, record_type},
 };
-use crate::{layout::LOAD_BALANCER_POOL, probe::Spec};
+use crate::{layout::load_balancer_pool, probe::Spec};
 use futures::future::{LocalBoxFuture, try_join_all};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, SocketAddr},
 };
 
 /// Attempts from each place; from six places all three Pods are met but once in 10^12.
@@ -46,7 +46,7 @@ pub fn claims(world: &World) -> Claims<'_> {
     claims.push(node_port(world));
     claims.push(Box::pin(prove(
         "LoadBalancer",
-        format!("http://{}:80 → targetPort http", world.balancer_ip),
+        format!("http://{}:80 → targetPort http", host(&world.balancer_ip)),
         "client",
         balanced(world),
     )));
@@ -72,15 +72,13 @@ async fn pod_to_pod(world: &World) -> Result<String, String> {
     let mut runs = Vec::new();
     for (place, own) in world.inside.iter().zip(&world.pods) {
         for other in world.pods.iter().filter(|other| other.name != own.name) {
-            for target in [format!("http://{}:8080/", other.address), format!("udp://{}:9090", other.address)]
-            {
+            let to = host(&other.address);
+            for target in [format!("http://{to}:8080/"), format!("udp://{to}:9090")] {
                 runs.push(async move {
                     let attempts = place.run(Spec::new(target.clone(), 3)).await?;
                     let caller = |client: &Option<String>| {
-                        client
-                            .as_ref()
-                            .and_then(|c| c.rsplit_once(':'))
-                            .is_some_and(|(ip, _)| ip == own.address)
+                        let seen = client.as_ref().and_then(|client| client.parse::<SocketAddr>().ok());
+                        seen.is_some_and(|seen| seen.ip().to_string() == own.address)
                     };
                     let right = |attempt: &crate::probe::Attempt| {
                         attempt.ok && attempt.pod.as_ref() == Some(&other.name) && caller(&attempt.client)
@@ -104,7 +102,7 @@ async fn large(world: &World) -> Result<String, String> {
     let runs = world.inside.iter().enumerate().map(|(at, place)| {
         let other = &world.pods[(at + 1) % count];
         async move {
-            let url = format!("http://{}:8080/bytes/{LARGE_BYTES}", other.address);
+            let url = format!("http://{}:8080/bytes/{LARGE_BYTES}", host(&other.address));
             let attempts = place.run(Spec { timeout_ms: 10_000, ..Spec::new(url, 1) }).await?;
             match attempts.first() {
                 Some(attempt) if attempt.ok && attempt.bytes == Some(LARGE_BYTES) => Ok(attempt.took_us),
@@ -117,12 +115,12 @@ async fn large(world: &World) -> Result<String, String> {
 }
 
 fn cluster_ip(world: &World) -> Claims<'_> {
-    let echo = &world.echo_ip;
+    let (echo, given) = (host(&world.echo_ip), host(&world.given_ip));
     let rows = [
         (format!("http://{echo}:80/"), "allocated address, port 80 → targetPort http"),
         (format!("udp://{echo}:90"), "allocated address, port 90 → targetPort dgram"),
-        ("http://10.43.0.50:8000/".to_owned(), "given address, port 8000 → targetPort 8080"),
-        ("udp://10.43.0.50:9000".to_owned(), "given address, port 9000 → targetPort 9090"),
+        (format!("http://{given}:8000/"), "given address, port 8000 → targetPort 8080"),
+        (format!("udp://{given}:9000"), "given address, port 9000 → targetPort 9090"),
     ];
     let mut claims: Claims<'_> = Vec::new();
     for (target, what) in rows {
@@ -169,13 +167,14 @@ fn node_port(world: &World) -> LocalBoxFuture<'_, Proof> {
 }
 
 async fn balanced(world: &World) -> Result<String, String> {
-    let (first, last) = LOAD_BALANCER_POOL.split_once('-').unwrap_or_default();
-    let parse = |text: &str| text.parse::<Ipv4Addr>().map_err(|error| format!("{text}: {error}"));
+    let pool = load_balancer_pool(world.family);
+    let (first, last) = pool.split_once('-').unwrap_or_default();
+    let parse = |text: &str| text.parse::<IpAddr>().map_err(|error| format!("{text}: {error}"));
     let address = parse(&world.balancer_ip)?;
     if !(parse(first)?..=parse(last)?).contains(&address) {
-        return Err(format!("{address} is not of the pool {LOAD_BALANCER_POOL}"));
+        return Err(format!("{address} is not of the pool {pool}"));
     }
-    let url = format!("http://{address}/");
+    let url = format!("http://{}/", host(&world.balancer_ip));
     answered_by(&[&world.outside], |_| Spec::new(&url, 4 * ATTEMPTS), &world.all_pods()).await
 }
 
@@ -199,9 +198,10 @@ async fn records(world: &World, name: &str, kind: &str, wanted: &[String]) -> Re
 
 fn names(world: &World) -> Claims<'_> {
     let from = "a Pod and node1";
+    let kind = record_type(world.family);
     let addresses = async move {
-        let wanted: Vec<String> = world.pods.iter().map(|pod| format!("A {}", pod.address)).collect();
-        records(world, "echo-pods", "A", &wanted).await
+        let wanted: Vec<String> = world.pods.iter().map(|pod| format!("{kind} {}", pod.address)).collect();
+        records(world, "echo-pods", kind, &wanted).await
     };
     let services = async move {
         let place = world.inside.first().ok_or("no Pod")?;
@@ -215,10 +215,11 @@ fn names(world: &World) -> Claims<'_> {
         for target in &targets {
             let words: Vec<&str> = target.split_whitespace().collect();
             let [_, _, "8080", name] = words[..] else { return Err(format!("{target}: not port 8080")) };
-            let attempts = place.run(Spec::new(format!("dns:{name}/A"), 1)).await?;
+            let attempts = place.run(Spec::new(format!("dns:{name}/{kind}"), 1)).await?;
             addresses.extend(attempts.into_iter().flat_map(|attempt| attempt.records));
         }
-        let wanted: BTreeSet<String> = world.pods.iter().map(|pod| format!("A {}", pod.address)).collect();
+        let wanted: BTreeSet<String> =
+            world.pods.iter().map(|pod| format!("{kind} {}", pod.address)).collect();
         if addresses == wanted {
             Ok(targets.join(", "))
         } else {
@@ -226,8 +227,8 @@ fn names(world: &World) -> Claims<'_> {
         }
     };
     let alias = async move {
-        let wanted = [format!("CNAME echo.{DOMAIN}."), format!("A {}", world.echo_ip)];
-        let found = records(world, "echo-alias", "A", &wanted).await?;
+        let wanted = [format!("CNAME echo.{DOMAIN}."), format!("{kind} {}", world.echo_ip)];
+        let found = records(world, "echo-alias", kind, &wanted).await?;
         let places: Vec<_> = world.inside.iter().collect();
         let spec = |_: &super::place::Place| Spec {
             timeout_ms: 6000,

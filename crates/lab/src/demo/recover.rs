@@ -4,7 +4,7 @@ use super::{
     cluster::{node_ready, wait_for},
     place::{Place, Running, summary},
     report::{Proof, millis, prove},
-    world::{LIMIT, World, pods_ready},
+    world::{LIMIT, World, host, pods_ready},
 };
 use crate::{
     control::{self, Request, Response},
@@ -108,7 +108,7 @@ fn fresh(url: &str) -> Spec {
 /// If the cluster does not get as far as the claims.
 pub async fn server_killed(world: &World) -> Result<Vec<Proof>, String> {
     let begun = Instant::now();
-    let vip = "10.43.0.50";
+    let vip = &host(&world.given_ip);
     let node = world.on(KILLED)?;
     let far = world.nodes.last().ok_or("no node")?;
     let (before, lives) = (objects(&world.client).await?, containers(&world.client).await?);
@@ -143,7 +143,7 @@ pub async fn server_killed(world: &World) -> Result<Vec<Proof>, String> {
     let start = Request::Start { member: KILLED.to_owned() };
     control::ask(&socket, &start).await.map_err(|error| error.to_string())?;
     let restarted = Instant::now();
-    let mut proofs = traffic_proofs(established, new, killed, answered, begun).await;
+    let mut proofs = traffic_proofs(vip, established, new, killed, answered, begun).await;
     proofs.push(
         prove("Server killed", "started again: every acknowledged object is served", "the API", async {
             served_again(world, &before, &acknowledged, restarted).await
@@ -165,6 +165,7 @@ pub async fn server_killed(world: &World) -> Result<Vec<Proof>, String> {
 }
 
 async fn traffic_proofs(
+    vip: &str,
     established: [Running; 2],
     new: [Running; 3],
     killed: u64,
@@ -209,9 +210,9 @@ async fn traffic_proofs(
         _ => Err(summary(&late)),
     };
     let go_on = go_on.map(|count| format!("{count} more answers over the same 2 connections"));
-    let old = "kill -9 on node1: established TCP connections through 10.43.0.50 go on while it is away";
-    let new = "new connections are answered while it is away: 10.43.0.50:8000, and node1:30080";
-    vec![proof(old, "node1 and the last node", go_on), proof(new, "node1, the last node, client", fresh)]
+    let old = format!("kill -9 on node1: established TCP connections through {vip} go on while it is away");
+    let new = format!("new connections are answered while it is away: {vip}:8000, and node1:30080");
+    vec![proof(&old, "node1 and the last node", go_on), proof(&new, "node1, the last node, client", fresh)]
 }
 
 async fn served_again(
@@ -271,7 +272,7 @@ async fn untouched(world: &World, node: &Place, kernel: Running) -> Result<Strin
     })
     .await?;
     let answers = node
-        .until(&Spec::new(format!("http://{address}:8080/"), 1), LIMIT, |a| a.iter().all(|a| a.ok))
+        .until(&Spec::new(format!("http://{}:8080/", host(&address)), 1), LIMIT, |a| a.iter().all(|a| a.ok))
         .await?;
     let seen = kernel.stop().await?;
     let generation = |attempt: Option<&Attempt>| {
@@ -325,7 +326,7 @@ async fn holder(world: &World, address: &str, except: Option<&str>) -> Result<St
 pub async fn node_lost(world: &World) -> Result<Vec<Proof>, String> {
     let address = &world.balancer_ip;
     let lost = wait_for("a holder", LIMIT, || holder(world, address, None)).await?;
-    let url = format!("http://{address}/");
+    let url = format!("http://{}/", host(address));
     let takeover =
         prove("LoadBalancer", format!("power off {lost}, which holds {address}"), "client", async {
             let spec = Spec { timeout_ms: 400, count: None, rate: Some(20.0), ..Spec::new(&url, 0) };

@@ -11,6 +11,7 @@ use crate::{
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, api::ListParams};
+use minisvc_apimachinery::Family;
 use std::{collections::BTreeSet, time::Duration};
 
 /// Longest wait for anything the cluster has to do.
@@ -48,6 +49,10 @@ pub struct World {
     pub inside: Vec<Place>,
     /// Virtual address of the Service `echo`.
     pub echo_ip: String,
+    /// Virtual address of the Service `echo-given`.
+    pub given_ip: String,
+    /// The family of the addresses, if the cluster has both: the primary one.
+    pub family: Family,
     /// Address of the load balancer.
     pub balancer_ip: String,
 }
@@ -84,7 +89,7 @@ impl World {
     ///
     /// # Errors
     /// If one does not come.
-    pub async fn open(lab: &Lab, client: &Client, nodes: Vec<Place>) -> Result<Self, String> {
+    pub async fn open(lab: &Lab, client: &Client, nodes: Vec<Place>, given_ip: &str) -> Result<Self, String> {
         let outside = Place::machine(lab, CLIENT).map_err(|error| format!("enter {CLIENT}: {error}"))?;
         let pods = pods_ready(client, 3).await?;
         let api: Api<Pod> = Api::default_namespaced(client.clone());
@@ -96,8 +101,21 @@ impl World {
         })
         .await?;
         let node_names = nodes.iter().map(|place| place.name.clone()).collect();
-        let (lab, client) = (lab.clone(), client.clone());
-        Ok(Self { lab, client, node_names, nodes, outside, pods, inside, echo_ip, balancer_ip })
+        let family = lab.options().map_err(|error| error.to_string())?.cluster().primary_family();
+        let (lab, client, given_ip) = (lab.clone(), client.clone(), given_ip.to_owned());
+        Ok(Self {
+            lab,
+            client,
+            node_names,
+            nodes,
+            outside,
+            pods,
+            inside,
+            echo_ip,
+            given_ip,
+            family,
+            balancer_ip,
+        })
     }
 
     /// Waits until every node and the outside have the Services, all their endpoints included.
@@ -113,9 +131,10 @@ impl World {
             .await?;
         }
         let all = self.all_pods();
-        let url = format!("http://{}/", self.echo_ip);
+        let url = format!("http://{}/", host(&self.echo_ip));
         let on_nodes = self.nodes.iter().map(|place| see_all(place, Spec::new(&url, 30), &all));
-        let balanced = see_all(&self.outside, Spec::new(format!("http://{}/", self.balancer_ip), 30), &all);
+        let balanced =
+            see_all(&self.outside, Spec::new(format!("http://{}/", host(&self.balancer_ip)), 30), &all);
         let ingress = format!("http://{}/", self.machine("node1"));
         let ingress = Spec { host: Some("shop.example".to_owned()), ..Spec::new(ingress, 1) };
         let routed =
@@ -133,12 +152,12 @@ impl World {
     pub async fn programmed(&self) -> Result<(), String> {
         let all = self.all_pods();
         let blog = BTreeSet::from([BLOG_POD.to_owned()]);
-        let mut urls = vec![("http://10.43.0.50:8000/".to_owned(), &all)];
+        let mut urls = vec![(format!("http://{}:8000/", host(&self.given_ip)), &all)];
         for (name, pods) in [("echo", &all), ("echo-public", &all), ("blog", &blog)] {
             let spec = service(&self.client, name).await?.spec;
             let address =
                 spec.and_then(|spec| spec.cluster_ip).ok_or_else(|| format!("{name} has no clusterIP"))?;
-            urls.push((format!("http://{address}/"), pods));
+            urls.push((format!("http://{}/", host(&address)), pods));
         }
         let waits = self.nodes.iter().flat_map(|place| {
             urls.iter().map(move |(url, pods)| {
@@ -149,13 +168,13 @@ impl World {
         try_join_all(waits).await.map(drop)
     }
 
-    /// Address of a machine on the underlay.
+    /// Address of a machine on the underlay, as URLs have it.
     pub fn machine(&self, name: &str) -> String {
         let members = crate::layout::members(self.node_names.len());
         members
             .into_iter()
             .find(|member| member.name == name)
-            .map(|m| m.address.to_string())
+            .map(|m| host(&m.address_of(self.family).to_string()))
             .unwrap_or_default()
     }
 
@@ -186,6 +205,11 @@ impl World {
     }
 }
 
+/// An address as URLs have it: that of IPv6 in brackets.
+pub fn host(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
 async fn see_all(place: &Place, spec: Spec, pods: &BTreeSet<String>) -> Result<Vec<Attempt>, String> {
     place.until(&spec, LIMIT, |attempts| attempts.iter().all(|a| a.ok) && answered(attempts) == *pods).await
 }
@@ -202,6 +226,14 @@ pub async fn service(client: &Client, name: &str) -> Result<Service, String> {
 fn balancer_address(service: &Service) -> Option<String> {
     let status = service.status.as_ref()?.load_balancer.as_ref()?;
     status.ingress.as_ref()?.first()?.ip.clone()
+}
+
+/// The type of the records that have addresses of this family.
+pub fn record_type(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "A",
+        Family::Ipv6 => "AAAA",
+    }
 }
 
 /// The Pods that answered.
