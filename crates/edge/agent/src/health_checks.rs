@@ -10,12 +10,9 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
     routing::any,
 };
-use minisvc_apimachinery::{
-    Snapshot, Synced,
-    resource::{ENDPOINT_SLICES, SERVICES},
-};
+use minisvc_apimachinery::resource::SERVICES;
 use minisvc_client::events::{Occurrence, Recorder};
-use minisvc_proxy::{HealthCheck, health_checks};
+use minisvc_proxy::HealthCheck;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,19 +61,13 @@ impl HealthChecks {
         let mut servers = JoinSet::new();
         let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
         let mut told = BTreeSet::new();
-        let mut wanted: BTreeMap<u16, HealthCheck> = BTreeMap::new();
-        let mut followed_from: Option<Arc<Synced<Snapshot>>> = None;
+        let mut checks = minisvc_proxy::HealthChecks::new(&self.identity.name);
         loop {
-            // Most changes are of Pods: only those of what the checks follow from are looked through.
-            let same = |old: &Snapshot, new: &Snapshot| {
-                [&SERVICES, &ENDPOINT_SLICES].iter().all(|kind| old.is_same(new, kind))
-            };
-            if let Some(new) = self.snapshots.borrow_and_update().clone()
-                && followed_from.as_ref().is_none_or(|old| !same(old, &new))
-            {
-                wanted = health_checks(&new, &self.identity.name);
-                followed_from = Some(new);
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot {
+                checks.update(&snapshot);
             }
+            let wanted = checks.checks();
             ports.retain(|number, port| {
                 let stays = wanted.contains_key(number) && !port.server.is_finished();
                 if !stays {
@@ -85,7 +76,7 @@ impl HealthChecks {
                 stays
             });
             told.retain(|number| wanted.contains_key(number));
-            for (number, check) in &wanted {
+            for (number, check) in wanted {
                 match ports.get(number) {
                     Some(port) => drop(port.check.send_if_modified(|known| {
                         let news = known != check;

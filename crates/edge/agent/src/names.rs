@@ -86,13 +86,14 @@ pub async fn keep_routes(
     recorder: Arc<Recorder>,
     mut snapshots: Snapshots,
 ) {
+    let mut follower = minisvc_ingress::Follower::default();
     let mut last = None;
     let mut said: BTreeSet<Rejection> = BTreeSet::new();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
-            let planned = minisvc_ingress::desired(&snapshot);
-            if last.as_ref() != Some(&planned) {
+            let planned = follower.update(&snapshot).filter(|planned| last.as_ref() != Some(planned));
+            if let Some(planned) = planned {
                 let mut rejected = handle.publish(planned.desired.clone());
                 rejected.extend(planned.rejected.iter().cloned());
                 last = Some(planned);

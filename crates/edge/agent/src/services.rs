@@ -14,7 +14,7 @@ use minisvc_datapath::{
     nft::{NftError, ServiceTableTarget},
 };
 use minisvc_netstate::family::Address;
-use minisvc_proxy::{NodeView, Planner, load_balancer_addresses_of, udp_flow_is_stale};
+use minisvc_proxy::{Held, NodeView, Planner, udp_flow_is_stale};
 use minisvc_reconcile::{Backoff, Rejection, Target};
 use std::{
     collections::BTreeSet,
@@ -88,11 +88,12 @@ impl ServiceLoop {
         let mut tables = Tables::default();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
         let mut said = BTreeSet::new();
+        let mut held = Held::new(&self.identity.name);
         loop {
             let mut wait = LOOK;
             let snapshot = self.snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
-                self.hold(&snapshot);
+                self.hold(&mut held, &snapshot);
                 let NodeIdentity { name, underlay, cluster, .. } = &*self.identity;
                 let node = NodeView::of(&snapshot, name, underlay.address, cluster);
                 let known = std::mem::take(&mut tables);
@@ -123,14 +124,15 @@ impl ServiceLoop {
         }
     }
 
-    fn hold(&self, snapshot: &Snapshot) {
-        let held: Vec<IpAddr> =
-            load_balancer_addresses_of(&self.identity.name, snapshot).into_iter().collect();
-        self.held.send_if_modified(|known| {
-            let changed = *known != held;
-            *known = held;
-            changed
-        });
+    fn hold(&self, held: &mut Held, snapshot: &Snapshot) {
+        if held.update(snapshot) {
+            let held: Vec<IpAddr> = held.addresses().iter().copied().collect();
+            self.held.send_if_modified(|known| {
+                let changed = *known != held;
+                *known = held;
+                changed
+            });
+        }
     }
 
     /// Says once of each rejected Service why.

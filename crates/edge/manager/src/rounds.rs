@@ -8,7 +8,7 @@ use crate::{
     workloads::Workloads,
 };
 use jiff::Timestamp;
-use minisvc_apimachinery::{ObjectKey, Snapshot, Synced, resource::LEASES};
+use minisvc_apimachinery::{ObjectKey, Snapshot, Synced};
 use minisvc_client::ApiClient;
 use minisvc_controllers::{
     Notice, Plan, Write, bootstrap, garbage, ingress_status, namespace, node_ipam,
@@ -74,11 +74,7 @@ const WHOLE: &[(Controller, Kinds)] = &[
         a.namespaces.ptr_eq(&b.namespaces) && a.service_accounts.ptr_eq(&b.service_accounts)
     }),
     (Controller::RootCa, |a, b| a.namespaces.ptr_eq(&b.namespaces) && a.config_maps.ptr_eq(&b.config_maps)),
-    (Controller::Garbage, |a, b| {
-        // Leases are renewed all the time, and what owns them stays the same.
-        let kinds = garbage::FOLLOWED.iter().filter(|kind| **kind != &LEASES);
-        kinds.into_iter().all(|kind| a.is_same(b, kind)) && a.leases.len() == b.leases.len()
-    }),
+    (Controller::Garbage, garbage::is_same),
 ];
 
 /// Hands something on to be told; dropped if there is too much.
@@ -231,7 +227,7 @@ impl Rounds {
     }
 
     fn is_due(
-        &self,
+        &mut self,
         controller: Controller,
         same: Kinds,
         snapshot: &Arc<Synced<Snapshot>>,
@@ -241,15 +237,21 @@ impl Rounds {
         if exclusive && self.ledger.is_busy(controller) {
             return false;
         }
-        let Some(turn) = self.turns.get(&controller) else { return true };
-        let rest = now.saturating_duration_since(turn.at);
+        let Some(turn) = self.turns.get_mut(&controller) else { return true };
+        if now < turn.not_before {
+            return false;
+        }
         let every = match controller {
             Controller::NodeLifecycle => LIFECYCLE_EVERY,
             Controller::Deployment | Controller::ReplicaSet => WORKLOADS_EVERY,
             _ => ANYWAY_EVERY,
         };
-        let timed = rest >= every;
-        now >= turn.not_before && (turn.again || timed || !same(&turn.on, snapshot))
+        if turn.again || now.saturating_duration_since(turn.at) >= every || !same(&turn.on, snapshot) {
+            return true;
+        }
+        // As good as planned on this one: the next is compared with it, and the older one is let go.
+        turn.on = Arc::clone(snapshot);
+        false
     }
 
     fn whole(

@@ -6,6 +6,7 @@
 //! - [`snapshot`]: a cluster's objects folded from list and watch, and [`snapshot::Synced`], the proof that
 //!   every list was complete.
 //! - [`ingress_class`]: which Ingresses are served here.
+//! - [`service_changes`]: which Services a newer snapshot changes.
 //! - [`service_cidr`]: networks of Services' virtual addresses.
 //! - [`cluster`]: the facts all nodes of a cluster share.
 //! - [`convert`]: objects that are served by two APIs.
@@ -33,6 +34,7 @@ pub mod resource;
 pub mod schema;
 pub mod selector;
 pub mod sent;
+pub mod service_changes;
 pub mod service_cidr;
 pub mod snapshot;
 pub mod status;

@@ -124,6 +124,33 @@ pub fn plan(main: &Snapshot, rest: &Snapshot) -> Plan {
     plan
 }
 
+/// Whether a plan on a newer snapshot would be the same as far as `main` goes. Costs as much as the two differ; most
+/// changes, such as those of endpoints, are not of what this goes by.
+pub fn is_same(old: &Snapshot, new: &Snapshot) -> bool {
+    // Leases are renewed all the time, and what owns them stays the same.
+    let kinds = FOLLOWED.iter().filter(|kind| **kind != &LEASES);
+    let same = kinds.into_iter().all(|kind| {
+        let mut same = true;
+        if !old.is_same(new, kind) {
+            old.each_changed_meta(new, kind, |old, new| same &= is_alike(old, new));
+        }
+        same
+    });
+    same && old.leases.len() == new.leases.len()
+}
+
+/// Whether an object's change gives nothing to do: a new one that neither is owned nor waits, or the same in all that
+/// is gone by. One that is gone may have been an owner.
+fn is_alike(old: Option<&ObjectMeta>, new: Option<&ObjectMeta>) -> bool {
+    let Some(new) = new else { return false };
+    let Some(old) = old else {
+        return new.owner_references.as_deref().unwrap_or_default().is_empty() && !waits(new);
+    };
+    let is_going = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
+    (uid(old), is_going(old), &old.owner_references, &old.finalizers)
+        == (uid(new), is_going(new), &new.owner_references, &new.finalizers)
+}
+
 /// Whether an object that is being deleted waits for what it owns.
 fn waits(meta: &ObjectMeta) -> bool {
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
@@ -270,5 +297,36 @@ mod tests {
         let planned = plan(&world);
         let [Write::Patch { patch, .. }] = planned.writes.as_slice() else { panic!("{planned:?}") };
         assert_eq!(patch["metadata"]["finalizers"], json!(["x/y"]));
+    }
+
+    #[test]
+    fn only_changes_of_what_a_plan_goes_by_ask_for_another() {
+        let mut world = World::default();
+        let web = || json!({ "metadata": { "namespace": "default", "name": "web", "uid": "s1" } });
+        let slice = |owner: &str, address: &str| {
+            let mut slice = owned("web-1", json!([reference("Service", "web", owner)]));
+            slice["addressType"] = json!("IPv4");
+            slice["endpoints"] = json!([{ "addresses": [address] }]);
+            slice
+        };
+        world.add(&SERVICES, web());
+        world.add(&ENDPOINT_SLICES, slice("s1", "10.42.0.1"));
+        let mut after = |change: &dyn Fn(&mut World)| {
+            let before = world.snapshot.clone();
+            change(&mut world);
+            is_same(&before, &world.snapshot)
+        };
+        assert!(after(&|world| world.add(&ENDPOINT_SLICES, slice("s1", "10.42.0.2"))), "other endpoints");
+        assert!(after(&|world| world.add(&CONFIG_MAPS, owned("c", Value::Null))), "not followed here");
+        assert!(after(&|world| world.add(&SERVICES, owned("new", Value::Null))), "owned by nobody");
+        assert!(!after(&|world| world.add(&ENDPOINT_SLICES, slice("s0", "10.42.0.2"))), "another owner");
+        assert!(!after(&|world| world.add(&SERVICES, owned("new", json!([reference("Pod", "p", "p")])))));
+        let mut going = web();
+        going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert!(!after(&|world| world.add(&SERVICES, going.clone())), "is being deleted");
+        assert!(
+            !after(&|world| world.remove(&SERVICES, &ObjectKey::new("default", "web"))),
+            "may be an owner"
+        );
     }
 }

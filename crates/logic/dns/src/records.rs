@@ -11,12 +11,11 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, Synced, service_cidr, snapshot::Objects};
+use minisvc_apimachinery::{
+    ClusterConfig, ObjectKey, Snapshot, Synced, service_changes::service_of, service_cidr, snapshot::Objects,
+};
 use minisvc_reconcile::Rejection;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
-
-/// Label of an EndpointSlice that names its Service.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// The names of a cluster. Cloning is O(1).
 #[derive(Clone, Debug)]
@@ -286,12 +285,6 @@ impl Entry {
             Self::External { .. } => Vec::new(),
         }
     }
-}
-
-/// The Service an EndpointSlice belongs to.
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name))
 }
 
 /// `clusterIPs`, or `clusterIP` alone; an address that was not given yet is none.

@@ -9,34 +9,30 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::IngressBackend,
 };
-use minisvc_apimachinery::{ObjectKey, Snapshot};
+use minisvc_apimachinery::{ObjectKey, Snapshot, service_changes::service_of};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-/// Label of an EndpointSlice that names its Service.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-
 /// What is wrong with a backend: a reason for an Event, and a message.
 pub(crate) type Fault = (&'static str, String);
 
-/// EndpointSlices by Service.
+/// EndpointSlices of the Services that may be asked for.
 pub(crate) struct Backends<'a> {
     snapshot: &'a Snapshot,
-    slices: BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+    slices: BTreeMap<ObjectKey, Vec<&'a EndpointSlice>>,
 }
 
 impl<'a> Backends<'a> {
-    /// Indexes a snapshot.
-    pub(crate) fn new(snapshot: &'a Snapshot) -> Self {
+    /// Indexes what a snapshot has of these Services.
+    pub(crate) fn new(snapshot: &'a Snapshot, services: &BTreeSet<ObjectKey>) -> Self {
         let mut slices = BTreeMap::<_, Vec<_>>::new();
-        for (key, slice) in &snapshot.endpoint_slices {
-            if let Some(service) =
-                slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL))
-            {
-                slices.entry((key.namespace.as_str(), service.as_str())).or_default().push(&**slice);
+        let all = if services.is_empty() { None } else { Some(snapshot.endpoint_slices.values()) };
+        for slice in all.into_iter().flatten() {
+            if let Some(service) = service_of(slice).filter(|service| services.contains(service)) {
+                slices.entry(service).or_default().push(&**slice);
             }
         }
         Self { snapshot, slices }
@@ -79,7 +75,7 @@ impl<'a> Backends<'a> {
     fn endpoints(&self, service: &ObjectKey, port: &ServicePort) -> Vec<SocketAddr> {
         let name = port.name.as_deref().unwrap_or_default();
         let mut found = BTreeSet::new();
-        let slices = self.slices.get(&(service.namespace.as_str(), service.name.as_str()));
+        let slices = self.slices.get(service);
         for slice in slices.into_iter().flatten() {
             let ports = slice.ports.iter().flatten().filter(|p| {
                 p.name.as_deref().unwrap_or_default() == name

@@ -6,21 +6,82 @@ use crate::{
     backend::{Backends, Fault},
     table::{Certificate, PathType, RouteTable},
 };
-use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
-use minisvc_apimachinery::{ObjectKey, Snapshot, Synced, ingress_class};
+use k8s_openapi::api::{
+    core::v1::Secret,
+    networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressTLS},
+};
+use minisvc_apimachinery::{
+    ObjectKey, Snapshot, Synced, ingress_class, service_changes::ServiceChanges, snapshot::Objects,
+};
 use minisvc_reconcile::{Planned, Rejection};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The route table of a snapshot. Ingresses of another class are ignored.
 pub fn desired(snapshot: &Synced<Snapshot>) -> Planned<RouteTable> {
-    let mut plan = Plan {
-        snapshot,
-        backends: Backends::new(snapshot),
-        table: RouteTable::default(),
-        rejected: Vec::new(),
-    };
+    plan(snapshot, &backends(snapshot))
+}
+
+/// The route table, followed from snapshot to snapshot.
+///
+/// Invariant: after any sequence of updates it is what [`desired`] gives for the last snapshot; changes of Services that
+/// no Ingress leads to cost nothing.
+#[derive(Debug, Default)]
+pub struct Follower {
+    ingresses: Objects<Ingress>,
+    classes: Objects<IngressClass>,
+    secrets: Objects<Secret>,
+    changes: ServiceChanges,
+    /// The Services that Ingresses lead to, those that do not exist as well.
+    backends: BTreeSet<ObjectKey>,
+    started: bool,
+}
+
+impl Follower {
+    /// Takes in a snapshot: the table, if that may be another than before.
+    pub fn update(&mut self, snapshot: &Synced<Snapshot>) -> Option<Planned<RouteTable>> {
+        let same = self.started
+            && self.ingresses.ptr_eq(&snapshot.ingresses)
+            && self.classes.ptr_eq(&snapshot.ingress_classes)
+            && self.secrets.ptr_eq(&snapshot.secrets);
+        let touched = self.changes.take_in(snapshot);
+        if same && touched.is_disjoint(&self.backends) {
+            return None;
+        }
+        self.started = true;
+        self.ingresses = snapshot.ingresses.clone();
+        self.classes = snapshot.ingress_classes.clone();
+        self.secrets = snapshot.secrets.clone();
+        self.backends = backends(snapshot);
+        Some(plan(snapshot, &self.backends))
+    }
+}
+
+/// The Ingresses that are served here.
+fn ingresses(snapshot: &Snapshot) -> Vec<(&ObjectKey, &Ingress)> {
     let ours = |ingress: &Ingress| ingress_class::is_ours(ingress, &snapshot.ingress_classes);
-    let mut ingresses: Vec<_> = snapshot.ingresses.iter().filter(|(_, ingress)| ours(ingress)).collect();
+    let all = snapshot.ingresses.iter().map(|(key, ingress)| (key, &**ingress));
+    all.filter(|(_, ingress)| ours(ingress)).collect()
+}
+
+/// The Services that those lead to.
+fn backends(snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
+    let of_ingress = |(key, ingress): (&ObjectKey, &Ingress)| {
+        let spec = ingress.spec.iter();
+        let named = spec.flat_map(|spec| {
+            let paths =
+                spec.rules.iter().flatten().filter_map(|rule| rule.http.as_ref()).flat_map(|h| &h.paths);
+            spec.default_backend.iter().chain(paths.map(|path| &path.backend))
+        });
+        let services = named.filter_map(|backend| backend.service.as_ref());
+        services.map(|service| ObjectKey::new(&*key.namespace, &*service.name)).collect::<Vec<_>>()
+    };
+    ingresses(snapshot).into_iter().flat_map(of_ingress).collect()
+}
+
+fn plan(snapshot: &Snapshot, backends: &BTreeSet<ObjectKey>) -> Planned<RouteTable> {
+    let backends = Backends::new(snapshot, backends);
+    let mut plan = Plan { snapshot, backends, table: RouteTable::default(), rejected: Vec::new() };
+    let mut ingresses = ingresses(snapshot);
     // The older Ingress has what two of them claim, so that a new one cannot take over a host.
     ingresses.sort_by_key(|(key, ingress)| {
         (ingress.metadata.creation_timestamp.as_ref().map(|time| time.0), (*key).clone())

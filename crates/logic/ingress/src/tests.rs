@@ -237,6 +237,33 @@ fn certificates_follow_hosts_and_secrets() {
     assert_eq!(reasons, ["Conflict", "InvalidSecret", "SecretNotFound"]);
 }
 
+#[test]
+fn only_changes_of_what_ingresses_lead_to_make_another_table() {
+    let mut world = world();
+    let mut follower = Follower::default();
+    let mut after = |world: &Snapshot| {
+        let planned = follower.update(&Synced::after_all_lists(world.clone()));
+        assert!(planned.iter().all(|planned| *planned == plan(world)));
+        planned.is_some()
+    };
+    assert!(after(&world), "the first");
+    assert!(!after(&world));
+    let rules = json!({"rules": [rule("h.test", &[path("/", "Prefix", "a"), path("/later", "Prefix", "later")])],
+        "defaultBackend": {"service": {"name": "c", "port": {"number": 80}}}});
+    ingress(&mut world, "one", "2026-01-01T00:00:00Z", rules);
+    assert!(after(&world), "an Ingress");
+    for (name, expected) in [("b", false), ("a", true), ("c", true), ("later", true), ("other", false)] {
+        service(&mut world, name, json!([{"addresses": ["10.42.0.99"]}]));
+        assert_eq!(after(&world), expected, "{name}");
+    }
+    world.endpoint_slices.remove(&ObjectKey::new("default", "a"));
+    assert!(after(&world), "no endpoints");
+    world.ingresses.clear();
+    assert!(after(&world), "no Ingress");
+    service(&mut world, "a", json!([]));
+    assert!(!after(&world), "led to no more");
+}
+
 type GeneratedRule = (String, String, bool, usize);
 
 /// The specification, read aloud: collect all that matches, then compare.

@@ -7,21 +7,11 @@
 
 use crate::plan::NodeView;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use minisvc_apimachinery::ObjectKey;
 use minisvc_netstate::{
     family::{self, Address},
     nft::{Protocol, element::ENDPOINTS_MAX},
 };
 use std::collections::BTreeMap;
-
-/// The label that names the Service of an EndpointSlice.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-/// The Service whose endpoints a slice holds.
-pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name.clone()))
-}
 
 /// What is known of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

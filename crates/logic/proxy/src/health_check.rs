@@ -3,9 +3,11 @@
 //! Source: kubernetes pkg/proxy/healthcheck; `spec.healthCheckNodePort` of type LoadBalancer with
 //! `externalTrafficPolicy: Local`.
 
-use crate::endpoints::service_of;
 use k8s_openapi::api::core::v1::Service;
-use minisvc_apimachinery::{ObjectKey, Snapshot};
+use minisvc_apimachinery::{
+    ObjectKey, Snapshot,
+    service_changes::{ServiceChanges, service_of},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one health check tells.
@@ -17,10 +19,57 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// The health checks that a node serves, by port.
-pub fn health_checks(snapshot: &Snapshot, node_name: &str) -> BTreeMap<u16, HealthCheck> {
-    let ports: BTreeMap<&ObjectKey, u16> =
-        snapshot.services.iter().filter_map(|(key, service)| Some((key, port(service)?))).collect();
+/// The health checks that a node serves, followed from snapshot to snapshot.
+///
+/// Invariant: after any sequence of updates they are those of the last snapshot.
+#[derive(Clone, Debug)]
+pub struct HealthChecks {
+    node_name: String,
+    changes: ServiceChanges,
+    /// The Services that tell, and by which port.
+    ports: BTreeMap<ObjectKey, u16>,
+    checks: BTreeMap<u16, HealthCheck>,
+}
+
+impl HealthChecks {
+    /// None yet.
+    pub fn new(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            changes: ServiceChanges::default(),
+            ports: BTreeMap::new(),
+            checks: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a snapshot; whether that may have changed the checks.
+    pub fn update(&mut self, snapshot: &Snapshot) -> bool {
+        let mut changed = false;
+        for key in self.changes.take_in(snapshot) {
+            let now = snapshot.services.get(&key).and_then(|service| port(service));
+            let before = match now {
+                Some(port) => self.ports.insert(key, port),
+                None => self.ports.remove(&key),
+            };
+            changed |= before.is_some() || now.is_some();
+        }
+        if changed {
+            self.checks = health_checks(&self.ports, snapshot, &self.node_name);
+        }
+        changed
+    }
+
+    /// By port.
+    pub fn checks(&self) -> &BTreeMap<u16, HealthCheck> {
+        &self.checks
+    }
+}
+
+fn health_checks(
+    ports: &BTreeMap<ObjectKey, u16>,
+    snapshot: &Snapshot,
+    node_name: &str,
+) -> BTreeMap<u16, HealthCheck> {
     if ports.is_empty() {
         return BTreeMap::new();
     }
@@ -38,10 +87,10 @@ pub fn health_checks(snapshot: &Snapshot, node_name: &str) -> BTreeMap<u16, Heal
             .extend(here.filter_map(|endpoint| Some(endpoint.addresses.first()?.as_str())));
     }
     ports
-        .into_iter()
+        .iter()
         .map(|(key, port)| {
             let local_endpoints = local.get(key).map_or(0, BTreeSet::len);
-            (port, HealthCheck { service: key.clone(), local_endpoints })
+            (*port, HealthCheck { service: key.clone(), local_endpoints })
         })
         .collect()
 }
@@ -77,11 +126,24 @@ mod tests {
         };
         add("web", "Local", 31_000);
         add("other", "Cluster", 31_001);
-        let told = |node: &str| {
-            let checks = health_checks(&snapshot, node).into_iter();
-            checks.map(|(port, check)| (port, check.service.name, check.local_endpoints)).collect::<Vec<_>>()
+        let told = |checks: &HealthChecks| {
+            let checks = checks.checks().iter();
+            checks
+                .map(|(port, check)| (*port, check.service.name.clone(), check.local_endpoints))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(told("n1"), [(31_000, "web".to_owned(), 1)]);
-        assert_eq!(told("n3"), [(31_000, "web".to_owned(), 0)]);
+        let (mut n1, mut n3) = (HealthChecks::new("n1"), HealthChecks::new("n3"));
+        assert!(n1.update(&snapshot) && n3.update(&snapshot));
+        assert_eq!(told(&n1), [(31_000, "web".to_owned(), 1)]);
+        assert_eq!(told(&n3), [(31_000, "web".to_owned(), 0)]);
+        // Others' changes are no reason to look again; its own are, and so is its end.
+        snapshot.endpoint_slices.remove(&ObjectKey::new("default", "other"));
+        assert!(!n1.update(&snapshot));
+        snapshot.endpoint_slices.remove(&ObjectKey::new("default", "web"));
+        assert!(n1.update(&snapshot));
+        assert_eq!(told(&n1), [(31_000, "web".to_owned(), 0)]);
+        snapshot.services.remove(&ObjectKey::new("default", "web"));
+        assert!(n1.update(&snapshot));
+        assert!(told(&n1).is_empty());
     }
 }

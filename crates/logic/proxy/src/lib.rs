@@ -26,8 +26,8 @@ pub mod planner;
 pub mod service;
 
 pub use conntrack::udp_flow_is_stale;
-pub use health_check::{HealthCheck, health_checks};
-pub use holder::{lb_holder, load_balancer_addresses_of};
+pub use health_check::{HealthCheck, HealthChecks};
+pub use holder::{Held, lb_holder, load_balancer_addresses_of};
 pub use minisvc_netstate::flow::UdpFlow;
 pub use minisvc_netstate::nft::trace::trace;
 pub use plan::NodeView;

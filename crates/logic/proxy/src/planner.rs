@@ -10,14 +10,13 @@ mod claims;
 
 use crate::{
     elements::{frontend_elements, node_elements, set_elements},
-    endpoints::service_of,
     numbers::{ClassNumbers, SetNumbers},
     plan::{NodeView, Place, ServicePlan, SetName, plan},
 };
 use claims::{Claim, rejection};
 use imbl::ordmap::DiffItem;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
+use minisvc_apimachinery::{ObjectKey, Snapshot, service_changes::service_of, snapshot::Objects};
 use minisvc_netstate::{
     family::Address,
     nft::{Class, Key, ServiceTable, Value, element::mark},
