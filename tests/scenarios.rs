@@ -53,9 +53,9 @@ fn snapshot(yaml: &str) -> Snapshot {
 fn local_pods(snapshot: &Snapshot) -> BTreeMap<String, LocalPod> {
     let here = snapshot.pods.iter().filter_map(|(key, pod)| {
         let node = pod.spec.as_ref()?.node_name.as_deref()?;
-        let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        let addresses = vec![pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?];
         let uid = pod.metadata.uid.clone()?;
-        (node == NODE).then(|| (uid.clone(), LocalPod::new(&uid, &key.namespace, &key.name, address)))
+        (node == NODE).then(|| (uid.clone(), LocalPod::new(&uid, &key.namespace, &key.name, addresses)))
     });
     here.collect()
 }
@@ -97,6 +97,7 @@ fn outcome(yaml: &str, questions: &str, overlay: Overlay) -> String {
         ifname: "eth1".to_owned(),
         address: ADDRESS,
         prefix_len: 24,
+        second: None,
         mtu_bytes: 1500,
         hardware: false,
     };

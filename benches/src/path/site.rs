@@ -96,6 +96,7 @@ async fn wire(pods: NetnsDir) -> anyhow::Result<()> {
         ifname: NODE.0.to_owned(),
         address: NODE.1.into(),
         prefix_len: 24,
+        second: None,
         mtu_bytes: 1500,
         hardware: false,
     };
@@ -103,12 +104,12 @@ async fn wire(pods: NetnsDir) -> anyhow::Result<()> {
     let local: BTreeMap<String, LocalPod> = PODS
         .iter()
         .map(|(name, address)| {
-            ((*name).to_owned(), LocalPod::new(name, "default", name, IpAddr::V4(*address)))
+            ((*name).to_owned(), LocalPod::new(name, "default", name, vec![IpAddr::V4(*address)]))
         })
         .collect();
     let planned = desired(&snapshot, &view, &local)?;
     ensure!(planned.rejected.is_empty(), "rejected: {:?}", planned.rejected);
-    LinkTarget::new(owned(&cluster), pods).converge(&planned.desired.links).await?;
+    LinkTarget::new(owned(&cluster, &underlay), pods).converge(&planned.desired.links).await?;
     Ok(())
 }
 

@@ -32,9 +32,10 @@ const LISTEN_FDS_START: i32 = 3;
 /// Whatever keeps it from starting.
 pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let name = args.name()?;
-    let underlay = node::underlay(&args, None).await?;
     let wanted = args.cluster()?;
-    let addresses = node::addresses(&args, &underlay);
+    let underlay = node::underlay(&args, None, wanted.primary_family()).await?;
+    let underlay = node::fit(underlay, &wanted)?;
+    let addresses = underlay.addresses();
     networks::check(&wanted, &addresses)?;
     checks::overlay(wanted.overlay)?;
     let listeners = listeners(args.bind)?;

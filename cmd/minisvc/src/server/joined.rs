@@ -5,7 +5,7 @@ use super::{
     options::{Part, ServerArgs},
 };
 use anyhow::{Context, bail};
-use minisvc_apimachinery::ClusterConfig;
+use minisvc_apimachinery::{ClusterConfig, Family};
 use minisvc_apiserver::pki::node_request;
 use minisvc_client::join::{JoinError, join};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,8 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
         );
     }
     let name = args.name()?;
-    let underlay = node::underlay(&args, Some(resolve(&server).await?)).await?;
+    let first = resolve(&server).await?;
+    let underlay = node::underlay(&args, Some(first), Family::of(first)).await?;
     checks::ports(underlay.address, !args.disable.contains(&Part::Ingress))?;
     let path = args.data_dir.join(NODE_FILE);
     let member = match read(&path)? {
@@ -64,7 +65,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
             path.display()
         );
     }
-    networks::check(&member.cluster, &node::addresses(&args, &underlay))?;
+    networks::check(&member.cluster, &underlay.addresses())?;
     checks::overlay(member.cluster.overlay)?;
     same_facts(&args, &member.cluster)?;
     let papers = node::Papers { ca: member.ca, certificate: member.certificate, key: member.key };

@@ -1,12 +1,12 @@
 //! The part every server has: its underlay, its Pods, its control loops.
 
 use super::options::{Part, ServerArgs};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use minisvc_agent::{Agent, AgentConfig, Underlay};
-use minisvc_apimachinery::ClusterConfig;
+use minisvc_apimachinery::{ClusterConfig, Family};
 use minisvc_client::{ApiClient, Credentials};
 use minisvc_datapath::link::underlay_facts;
-use minisvc_podnet::choose_underlay;
+use minisvc_podnet::{Asked, IPV6_MTU_MIN_BYTES, choose_underlay, pod_mtu_bytes};
 use minisvc_runtime::{Executable, ImageTable, Runtime, RuntimeConfig};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{net::IpAddr, sync::Arc};
@@ -25,15 +25,36 @@ pub struct Papers {
 ///
 /// # Errors
 /// If that is not certain; the text says what to choose from.
-pub async fn underlay(args: &ServerArgs, join: Option<IpAddr>) -> anyhow::Result<Underlay> {
+pub async fn underlay(args: &ServerArgs, join: Option<IpAddr>, primary: Family) -> anyhow::Result<Underlay> {
     let (interfaces, routes) = underlay_facts().await.context("read this node's links")?;
-    Ok(choose_underlay(&interfaces, &routes, args.node_ips().first().copied(), join)?)
+    let node_ips = args.node_ips();
+    Ok(choose_underlay(&interfaces, &routes, Asked { node_ips: &node_ips, join, primary })?)
 }
 
-/// This node's addresses: those of `--node-ip`, else the one that was chosen.
-pub fn addresses(args: &ServerArgs, underlay: &Underlay) -> Vec<IpAddr> {
-    let named = args.node_ips();
-    if named.is_empty() { vec![underlay.address] } else { named }
+/// The underlay as a cluster needs it: without an address of a family that the cluster has not.
+///
+/// # Errors
+/// If this machine cannot carry a family of the cluster.
+pub fn fit(mut underlay: Underlay, cluster: &ClusterConfig) -> anyhow::Result<Underlay> {
+    let families = cluster.families();
+    underlay.second = underlay.second.filter(|net| families.contains(&Family::of_net(*net)));
+    if families.contains(&Family::Ipv6) {
+        if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+            bail!(
+                "the cluster has IPv6, and this machine's kernel has none: start it without ipv6.disable=1"
+            );
+        }
+        let mtu_bytes = pod_mtu_bytes(cluster.overlay, &underlay);
+        if mtu_bytes < IPV6_MTU_MIN_BYTES {
+            bail!(
+                "the cluster has IPv6, whose packets of {IPV6_MTU_MIN_BYTES} bytes must pass everywhere, and {mtu_bytes} pass \
+                 between Pods of nodes on {}, whose MTU is {}: raise that, or choose --overlay host-gw",
+                underlay.ifname,
+                underlay.mtu_bytes
+            );
+        }
+    }
+    Ok(underlay)
 }
 
 /// Binds what the node serves and prepares its loops.
@@ -60,7 +81,7 @@ pub async fn agent(
     let runtime = Runtime::new(config).context("set up the runtime of pods")?;
     let config = AgentConfig {
         node_name: name.to_owned(),
-        underlay,
+        underlay: fit(underlay, &cluster)?,
         cluster,
         control_plane: args.join.is_none(),
         client,

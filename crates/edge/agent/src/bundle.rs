@@ -12,8 +12,8 @@ use std::{net::IpAddr, path::PathBuf};
 pub struct NodeFacts<'a> {
     /// Name of the node.
     pub node_name: &'a str,
-    /// Address of the node.
-    pub node_address: IpAddr,
+    /// Addresses of the node, the primary one first.
+    pub node_addresses: &'a [IpAddr],
     /// The facts all nodes share.
     pub cluster: &'a ClusterConfig,
 }
@@ -38,7 +38,7 @@ pub fn bundle(
         name: local.name.clone(),
         hostname,
         domain,
-        address: Some(local.address),
+        addresses: local.addresses.clone(),
         netns,
         dns,
         host_aliases: aliases.iter().filter_map(host_alias).collect(),
@@ -101,10 +101,20 @@ fn value(variable: &EnvVar, pod: &Pod, local: &LocalPod, facts: &NodeFacts<'_>) 
         "spec.serviceAccountName" => {
             pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
         }
-        "status.podIP" | "status.podIPs" => local.address.to_string(),
-        "status.hostIP" | "status.hostIPs" => facts.node_address.to_string(),
+        "status.podIP" => first(&local.addresses),
+        "status.podIPs" => all(&local.addresses),
+        "status.hostIP" => first(facts.node_addresses),
+        "status.hostIPs" => all(facts.node_addresses),
         _ => String::new(),
     }
+}
+
+fn first(addresses: &[IpAddr]) -> String {
+    addresses.first().map(ToString::to_string).unwrap_or_default()
+}
+
+fn all(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// `$(NAME)` in commands and arguments; `$$` is a dollar sign, an unknown name stays as it is
@@ -148,13 +158,15 @@ mod tests {
             "env":[{"name":"WHO","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}],
             "stdin":true,"tty":true,
             "ports":[{"containerPort":8080},{"containerPort":53,"protocol":"UDP"}]}]}}"#);
-        let local = LocalPod::new("u1", "shop", "web", IpAddr::from([10, 42, 1, 5]));
+        let addresses = ["10.42.1.5", "fd42:0:0:1::5"].map(|address| address.parse().unwrap());
+        let local = LocalPod::new("u1", "shop", "web", addresses.to_vec());
         let cluster = ClusterConfig::default();
-        let facts =
-            NodeFacts { node_name: "node1", node_address: IpAddr::from([192, 0, 2, 1]), cluster: &cluster };
+        let node_addresses = [IpAddr::from([192, 0, 2, 1])];
+        let facts = NodeFacts { node_name: "node1", node_addresses: &node_addresses, cluster: &cluster };
         let bundle = bundle(&pod, "u1", &local, "/run/minisvc/netns/u1".into(), PodDns::default(), &facts);
         assert_eq!(bundle.hostname, "db-0");
-        let own = "10.42.1.5\tdb-0.db.shop.svc.cluster.local\tdb-0\n";
+        let names = "db-0.db.shop.svc.cluster.local\tdb-0";
+        let own = format!("10.42.1.5\t{names}\nfd42:0:0:1::5\t{names}\n");
         let aliases = "\n# Entries added by HostAliases.\n192.0.2.9\tfoo\tbar.example\n";
         assert!(
             bundle.hosts().ends_with(&format!("fe00::2\tip6-allrouters\n{own}{aliases}")),

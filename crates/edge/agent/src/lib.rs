@@ -56,8 +56,9 @@ pub struct NodeIdentity {
     pub cluster: ClusterConfig,
     /// Whether the control plane runs here.
     pub control_plane: bool,
-    /// The part of the cluster network that is its own, once the manager has given it one.
-    pub pod_cidr: watch::Receiver<Option<IpNet>>,
+    /// The parts of the cluster's networks that are its own, one a family, the primary one first; empty until the manager
+    /// has given it some.
+    pub pod_cidrs: watch::Receiver<Vec<IpNet>>,
 }
 
 /// What a node is started with.
@@ -86,7 +87,7 @@ pub struct AgentConfig {
 pub struct Agent {
     config: AgentConfig,
     identity: Arc<NodeIdentity>,
-    pod_cidr: watch::Sender<Option<IpNet>>,
+    pod_cidrs: watch::Sender<Vec<IpNet>>,
     nameserver: Option<minisvc_nameserver::Nameserver>,
     ingress: Option<minisvc_ingress_proxy::IngressProxy>,
     node_server: TcpListener,
@@ -104,13 +105,13 @@ impl Agent {
     /// # Errors
     /// Naming the address that could not be bound.
     pub async fn bind(config: AgentConfig) -> Result<Self, AgentError> {
-        let (pod_cidr, receiver) = watch::channel(None);
+        let (pod_cidrs, receiver) = watch::channel(Vec::new());
         let identity = Arc::new(NodeIdentity {
             name: config.node_name.clone(),
             underlay: config.underlay.clone(),
             cluster: config.cluster.clone(),
             control_plane: config.control_plane,
-            pod_cidr: receiver,
+            pod_cidrs: receiver,
         });
         let address = identity.underlay.address;
         Ok(Self {
@@ -120,7 +121,7 @@ impl Agent {
             health: listen(address, HEALTH_PORT, "health and metrics").await?,
             config,
             identity,
-            pod_cidr,
+            pod_cidrs,
         })
     }
 
@@ -129,7 +130,7 @@ impl Agent {
     /// # Errors
     /// If the records of Pods that run already cannot be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { config, identity, pod_cidr, nameserver, ingress, node_server, health } = self;
+        let Self { config, identity, pod_cidrs, nameserver, ingress, node_server, health } = self;
         let client = config.client.clone();
         let mut kinds =
             vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::ServiceCidrs, Kind::EndpointSlices];
@@ -155,14 +156,14 @@ impl Agent {
             snapshots: snapshots.clone(),
             local,
             wired: wired_pods,
-            last_address: Mutex::new(None),
+            last_addresses: Mutex::default(),
         });
         let adopted = pods.adopt().await?;
         tracing::info!(node = identity.name, adopted, "node starts");
 
         let mut tasks = JoinSet::new();
         tasks.spawn(node::keep(identity.clone(), client, snapshots.clone()));
-        tasks.spawn(pods::follow_pod_cidr(identity.clone(), snapshots.clone(), pod_cidr));
+        tasks.spawn(pods::follow_pod_cidrs(identity.clone(), snapshots.clone(), pod_cidrs));
         tasks.spawn(pods.run());
         let network = network::NetworkLoop {
             identity: identity.clone(),

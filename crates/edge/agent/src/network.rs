@@ -47,7 +47,8 @@ pub struct NetworkLoop {
 impl NetworkLoop {
     /// Runs until its inputs end.
     pub async fn run(mut self) {
-        let mut target = LinkTarget::new(owned(&self.identity.cluster), NetnsDir::default());
+        let mut target =
+            LinkTarget::new(owned(&self.identity.cluster, &self.identity.underlay), NetnsDir::default());
         let mut tunnel = TunnelProcess::default();
         let mut last: Option<PodNetwork> = None;
         let mut announced = BTreeSet::new();

@@ -103,6 +103,7 @@ fn annotations(identity: &NodeIdentity) -> BTreeMap<String, String> {
         cluster: identity.cluster.clone(),
         link: identity.underlay.ifname.clone(),
         prefix_len: identity.underlay.prefix_len,
+        second: identity.underlay.second,
     };
     let text = serde_json::to_string(&facts).ok();
     text.into_iter().map(|text| (FACTS_ANNOTATION.to_owned(), text)).collect()
@@ -135,6 +136,8 @@ fn status(identity: &NodeIdentity, now: Timestamp) -> NodeStatus {
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(now)),
     };
+    let own = identity.underlay.addresses();
+    let internal = own.iter().map(|own| address("InternalIP", own.to_string()));
     let machine = Machine::read();
     let amounts = BTreeMap::from(
         [
@@ -145,10 +148,9 @@ fn status(identity: &NodeIdentity, now: Timestamp) -> NodeStatus {
         .map(|(key, amount)| (key.to_owned(), Quantity(amount))),
     );
     NodeStatus {
-        addresses: Some(vec![
-            address("InternalIP", identity.underlay.address.to_string()),
-            address("Hostname", identity.name.clone()),
-        ]),
+        addresses: Some(
+            internal.chain(std::iter::once(address("Hostname", identity.name.clone()))).collect(),
+        ),
         capacity: Some(amounts.clone()),
         allocatable: Some(amounts),
         conditions: Some(vec![condition(

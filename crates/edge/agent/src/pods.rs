@@ -21,7 +21,7 @@ use minisvc_client::{
     events::{Occurrence, Recorder},
 };
 use minisvc_datapath::netns::NetnsDir;
-use minisvc_podnet::{LocalPod, allocate, pod_cidr};
+use minisvc_podnet::{LocalPod, allocate, pod_cidrs};
 use minisvc_reconcile::Backoff;
 use minisvc_runtime::{PodRecord, PodTable, Runtime};
 use std::{
@@ -59,8 +59,8 @@ pub struct Pods {
     pub local: watch::Sender<LocalPods>,
     /// Pods whose network is made.
     pub wired: watch::Receiver<Wired>,
-    /// The address given last, so that a freed one is given again late.
-    pub last_address: Mutex<Option<IpAddr>>,
+    /// The addresses given last, one a family, so that a freed one is given again late.
+    pub last_addresses: Mutex<Vec<IpAddr>>,
 }
 
 impl Pods {
@@ -76,9 +76,10 @@ impl Pods {
         })?;
         self.local.send_modify(|local| {
             for record in &adopted {
-                if let Some(address) = record.bundle.address {
-                    let PodRecord { bundle, .. } = record.as_ref();
-                    let pod = LocalPod::new(&bundle.uid, &bundle.namespace, &bundle.name, address);
+                let PodRecord { bundle, .. } = record.as_ref();
+                if !bundle.addresses.is_empty() {
+                    let addresses = bundle.addresses.clone();
+                    let pod = LocalPod::new(&bundle.uid, &bundle.namespace, &bundle.name, addresses);
                     local.insert(bundle.uid.clone(), pod);
                 }
             }
@@ -182,8 +183,8 @@ impl Pods {
 
     async fn start(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
         let name = key(pod).to_string();
-        let cidr = self.pod_cidr(&name).await?;
-        let local = self.give_address(uid, pod, &cidr)?;
+        let cidrs = self.pod_cidrs(&name).await?;
+        let local = self.give_addresses(uid, pod, &cidrs)?;
         let mut wired = self.wired.clone();
         let made = async { wired.wait_for(|wired| wired.contains(uid)).await.is_ok() };
         if !tokio::time::timeout(WIRE_WAIT, made).await.unwrap_or(false) {
@@ -191,7 +192,7 @@ impl Pods {
         }
         let facts = NodeFacts {
             node_name: &self.identity.name,
-            node_address: self.identity.underlay.address,
+            node_addresses: &self.identity.underlay.addresses(),
             cluster: &self.identity.cluster,
         };
         let node = pod_dns::node_resolution();
@@ -209,26 +210,35 @@ impl Pods {
         Ok(())
     }
 
-    /// This node's podCIDR; a node that has just been registered gets one soon.
-    async fn pod_cidr(&self, pod: &str) -> Result<IpNet, AgentError> {
-        let mut receiver = self.identity.pod_cidr.clone();
-        let known = async { receiver.wait_for(Option::is_some).await.ok().and_then(|cidr| *cidr) };
+    /// This node's podCIDRs, one of each family; a node that has just been registered gets them soon.
+    async fn pod_cidrs(&self, pod: &str) -> Result<Vec<IpNet>, AgentError> {
+        let mut receiver = self.identity.pod_cidrs.clone();
+        let families = self.identity.cluster.families().len();
+        let known = async {
+            receiver.wait_for(|cidrs| cidrs.len() >= families).await.ok().map(|cidrs| cidrs.clone())
+        };
         let known = tokio::time::timeout(WIRE_WAIT, known).await.ok().flatten();
         known.ok_or_else(|| AgentError::NoPodCidr { pod: pod.to_owned(), seconds: WIRE_WAIT.as_secs() })
     }
 
-    fn give_address(&self, uid: &str, pod: &Pod, cidr: &IpNet) -> Result<LocalPod, AgentError> {
+    fn give_addresses(&self, uid: &str, pod: &Pod, cidrs: &[IpNet]) -> Result<LocalPod, AgentError> {
         let key = key(pod);
         if let Some(local) = self.local.borrow().get(uid) {
             return Ok(local.clone());
         }
-        let mut last = self.last_address.lock().unwrap_or_else(PoisonError::into_inner);
-        // The lock is held until the address is taken: two workers never get the same one.
-        let used: BTreeSet<IpAddr> = self.local.borrow().values().map(|local| local.address).collect();
-        let address = allocate(cidr, &used, *last)
+        let mut last = self.last_addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lock is held until the addresses are taken: two workers never get the same one.
+        let used: BTreeSet<IpAddr> =
+            self.local.borrow().values().flat_map(|local| local.addresses.iter().copied()).collect();
+        let given =
+            |cidr: &IpNet| allocate(cidr, &used, last.iter().copied().find(|last| cidr.contains(last)));
+        let addresses: Vec<IpAddr> = cidrs
+            .iter()
+            .map(given)
+            .collect::<Result<_, _>>()
             .map_err(|source| AgentError::Address { pod: key.to_string(), source })?;
-        *last = Some(address);
-        let local = LocalPod::new(uid, &key.namespace, &key.name, address);
+        last.clone_from(&addresses);
+        let local = LocalPod::new(uid, &key.namespace, &key.name, addresses);
         self.local.send_modify(|pods| {
             pods.insert(uid.to_owned(), local.clone());
         });
@@ -238,7 +248,7 @@ impl Pods {
     async fn write_status(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
         let record = self.runtime.pod(uid);
         let now = jiff::Timestamp::now();
-        let wanted = status::desired(pod, record.as_deref(), self.identity.underlay.address, now);
+        let wanted = status::desired(pod, record.as_deref(), &self.identity.underlay.addresses(), now);
         if pod.status.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -340,22 +350,24 @@ fn key(pod: &Pod) -> ObjectKey {
     )
 }
 
-/// Publishes this node's podCIDR as soon as its Node has one.
-pub async fn follow_pod_cidr(
+/// Publishes this node's podCIDRs as soon as its Node has them.
+pub async fn follow_pod_cidrs(
     identity: Arc<NodeIdentity>,
     mut snapshots: Snapshots,
-    sender: watch::Sender<Option<ipnet::IpNet>>,
+    sender: watch::Sender<Vec<IpNet>>,
 ) {
     loop {
-        let cidr = snapshots.borrow_and_update().as_ref().and_then(|snapshot| {
+        let cidrs = snapshots.borrow_and_update().as_ref().and_then(|snapshot| {
             let node = snapshot.nodes.get(&ObjectKey::cluster(identity.name.as_str()))?;
-            pod_cidr(node)?.ok()
+            pod_cidrs(node).ok().filter(|cidrs| !cidrs.is_empty())
         });
-        sender.send_if_modified(|known| {
-            let changed = cidr.is_some() && *known != cidr;
-            *known = cidr.or(*known);
-            changed
-        });
+        if let Some(cidrs) = cidrs {
+            sender.send_if_modified(|known| {
+                let changed = *known != cidrs;
+                *known = cidrs;
+                changed
+            });
+        }
         if snapshots.changed().await.is_err() {
             return;
         }

@@ -95,7 +95,7 @@ impl ServiceLoop {
             if let Some(snapshot) = snapshot {
                 self.hold(&mut held, &snapshot);
                 let NodeIdentity { name, underlay, cluster, .. } = &*self.identity;
-                let node = NodeView::of(&snapshot, name, underlay.address, cluster);
+                let node = NodeView::of(&snapshot, name, underlay.addresses(), cluster);
                 let known = std::mem::take(&mut tables);
                 let pass = tokio::task::spawn_blocking(move || known.pass(&node, &snapshot)).await;
                 match pass {

@@ -16,7 +16,12 @@ use std::net::IpAddr;
 /// What the status of a Pod on this node must be.
 ///
 /// `record` is None until the runtime was told to start it. Times of conditions that did not change are kept.
-pub fn desired(pod: &Pod, record: Option<&PodRecord>, node_address: IpAddr, now: Timestamp) -> PodStatus {
+pub fn desired(
+    pod: &Pod,
+    record: Option<&PodRecord>,
+    node_addresses: &[IpAddr],
+    now: Timestamp,
+) -> PodStatus {
     let mut status = pod.status.clone().unwrap_or_default();
     let containers: Vec<ContainerStatus> = match record {
         Some(record) => record.containers.iter().map(|c| container_status(c, &record.bundle.uid)).collect(),
@@ -38,11 +43,14 @@ pub fn desired(pod: &Pod, record: Option<&PodRecord>, node_address: IpAddr, now:
         set_condition(conditions, kind, holds, reason, now);
     }
     status.phase = Some(phase.to_owned());
-    status.host_ip = Some(node_address.to_string());
-    status.host_ips = Some(vec![HostIP { ip: node_address.to_string() }]);
-    if let Some(address) = record.and_then(|record| record.bundle.address) {
-        status.pod_ip = Some(address.to_string());
-        status.pod_ips = Some(vec![PodIP { ip: address.to_string() }]);
+    let texts = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let of_node = texts(node_addresses);
+    status.host_ip = of_node.first().cloned();
+    status.host_ips = Some(of_node.into_iter().map(|ip| HostIP { ip }).collect());
+    let own = record.map(|record| texts(&record.bundle.addresses)).unwrap_or_default();
+    if let Some(primary) = own.first() {
+        status.pod_ip = Some(primary.clone());
+        status.pod_ips = Some(own.into_iter().map(|ip| PodIP { ip }).collect());
     }
     status.start_time.get_or_insert_with(|| Time(seconds(now)));
     status.container_statuses = Some(containers);
@@ -205,7 +213,7 @@ mod tests {
             name: "web".into(),
             hostname: "web".into(),
             domain: None,
-            address: Some(IpAddr::from([10, 42, 0, 2])),
+            addresses: vec![IpAddr::from([10, 42, 0, 2])],
             netns: "/n".into(),
             dns: PodDns::default(),
             host_aliases: Vec::new(),
@@ -215,22 +223,22 @@ mod tests {
         PodRecord { bundle, created_at: now(), stopping: false, containers: vec![container] }
     }
 
-    fn node() -> IpAddr {
-        IpAddr::from([192, 0, 2, 1])
+    fn node() -> [IpAddr; 1] {
+        [IpAddr::from([192, 0, 2, 1])]
     }
 
     #[test]
     fn a_running_pod_is_ready_and_its_status_is_a_fixpoint() {
         let running = record(RuntimeState::Running { started_at: now() });
         let mut pod = Pod::default();
-        let status = desired(&pod, Some(&running), node(), now());
+        let status = desired(&pod, Some(&running), &node(), now());
         assert_eq!(status.phase.as_deref(), Some("Running"));
         assert_eq!(status.pod_ip.as_deref(), Some("10.42.0.2"));
         assert!(status.conditions.iter().flatten().all(|condition| condition.status == "True"));
         let wire = serde_json::to_value(&status).unwrap();
         pod.status = Some(serde_json::from_value(wire).unwrap());
         let later = "2026-01-01T00:01:00Z".parse().unwrap();
-        assert_eq!(Some(desired(&pod, Some(&running), node(), later)), pod.status);
+        assert_eq!(Some(desired(&pod, Some(&running), &node(), later)), pod.status);
     }
 
     #[test]
@@ -238,7 +246,7 @@ mod tests {
         let mut pod = Pod::default();
         pod.metadata.deletion_timestamp = Some(Time(now()));
         let running = record(RuntimeState::Running { started_at: now() });
-        let status = desired(&pod, Some(&running), node(), now());
+        let status = desired(&pod, Some(&running), &node(), now());
         assert!(status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "False"));
         for (exit_code, phase) in [(0, "Succeeded"), (3, "Failed")] {
             let end = Terminated {
@@ -250,7 +258,7 @@ mod tests {
                 finished_at: now(),
             };
             let status =
-                desired(&Pod::default(), Some(&record(RuntimeState::Terminated(end))), node(), now());
+                desired(&Pod::default(), Some(&record(RuntimeState::Terminated(end))), &node(), now());
             assert_eq!(status.phase.as_deref(), Some(phase));
         }
     }

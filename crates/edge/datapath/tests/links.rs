@@ -3,13 +3,13 @@
 
 mod world;
 
-use minisvc_apimachinery::Overlay;
+use minisvc_apimachinery::{Family, Overlay};
 use minisvc_lab::testing::in_namespaces;
 use minisvc_netstate::link::{NetKey, NetState, render};
 use minisvc_podnet::pod_mtu_bytes;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
-use world::{World, block_on, handle, index, receive_checked, send_checked, tcp_server, udp};
+use world::{World, block_on, handle, index, receive_checked, send_checked, six_of, tcp_server, udp};
 
 const LARGE_BYTES: usize = 64 << 20;
 const SMALL_BYTES: usize = 1 << 20;
@@ -31,7 +31,8 @@ fn tcp(world: &World, from: &Pod, to: &Pod, bytes: usize) {
 /// The largest packet passes unfragmented, one byte more does not; the answer comes back.
 fn datagrams(world: &World, from: &Pod, to: &Pod, mtu_bytes: u32) {
     let (there, here) = (world.in_pod(to, || udp(to.2)), world.in_pod(from, || udp(from.2)));
-    let fits = vec![7u8; mtu_bytes as usize - 28];
+    let headers = if from.2.is_ipv4() { 20 + 8 } else { 40 + 8 };
+    let fits = vec![7u8; mtu_bytes as usize - headers];
     here.send_to(&fits, there.local_addr().unwrap()).unwrap();
     let mut buffer = vec![0; 65536];
     let (length, caller) = there.recv_from(&mut buffer).unwrap();
@@ -55,35 +56,52 @@ fn carries(overlay: Overlay) {
     for (from, to) in [(0, 1), (1, 3), (3, 2), (2, 1)] {
         tcp(&world, &pods[from], &pods[to], SMALL_BYTES);
     }
-    let mtu_bytes = pod_mtu_bytes(overlay, 1500);
-    for (from, to) in [(0, 1), (0, 2), (2, 0), (3, 0)] {
-        datagrams(&world, &pods[from], &pods[to], mtu_bytes);
+    let mtu_bytes = pod_mtu_bytes(overlay, &world.underlay(0));
+    let sixes = pods.clone().map(|(node, uid, address)| (node, uid, six_of(address)));
+    // IPV6-TUN
+    let families = if overlay == Overlay::Tun { vec![&pods] } else { vec![&pods, &sixes] };
+    for pods in families {
+        for (from, to) in [(0, 1), (0, 2), (2, 0), (3, 0)] {
+            datagrams(&world, &pods[from], &pods[to], mtu_bytes);
+        }
+    }
+    if overlay != Overlay::Tun {
+        tcp(&world, &sixes[0], &sixes[2], LARGE_BYTES);
+        for (from, to) in [(0, 1), (1, 3), (3, 2), (2, 1)] {
+            tcp(&world, &sixes[from], &sixes[to], SMALL_BYTES);
+        }
     }
     // A node itself calls from its own Pod address, on its own and on another node.
-    for pod in [&pods[0], &pods[2]] {
+    let callees = [&pods[0], &pods[2], &sixes[0], &sixes[2]];
+    for pod in callees.into_iter().take(if overlay == Overlay::Tun { 2 } else { 4 }) {
         let listener = world.in_pod(pod, || tcp_server(pod.2));
         let address = listener.local_addr().unwrap();
         std::thread::scope(|scope| {
             let receiver = scope.spawn(|| receive_checked(&listener, SMALL_BYTES));
             world.on_node(0, || send_checked(address, SMALL_BYTES));
-            assert_eq!(receiver.join().unwrap().ip(), IpAddr::from([10, 42, 1, 1]));
+            let own = IpAddr::from([10, 42, 1, 1]);
+            let own = if pod.2.is_ipv4() { own } else { six_of(own) };
+            assert_eq!(receiver.join().unwrap().ip(), own);
         });
     }
     // Cluster DNS has one address on every node: the asking node's answers, and never asks by it.
-    let listener = world.on_node(0, || tcp_server([10, 43, 0, 10].into()));
-    let address = listener.local_addr().unwrap();
-    std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive_checked(&listener, SMALL_BYTES));
-        world.in_pod(&pods[0], || send_checked(address, SMALL_BYTES));
-        assert_eq!(receiver.join().unwrap().ip(), pods[0].2);
-    });
+    for (dns, pod) in [("10.43.0.10", &pods[0]), ("fd43::a", &sixes[0])] {
+        let dns: IpAddr = dns.parse().unwrap();
+        let listener = world.on_node(0, || tcp_server(dns));
+        let address = listener.local_addr().unwrap();
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| receive_checked(&listener, SMALL_BYTES));
+            world.in_pod(pod, || send_checked(address, SMALL_BYTES));
+            assert_eq!(receiver.join().unwrap().ip(), pod.2);
+        });
+    }
     // An address that no node has is refused at once.
-    let refused = world.in_pod(&pods[0], || {
-        let started = Instant::now();
-        let error = std::net::TcpStream::connect(SocketAddr::from(([10, 42, 99, 9], 80))).unwrap_err();
-        (error.raw_os_error(), started.elapsed())
-    });
-    assert_eq!(refused.0, Some(libc::EHOSTUNREACH));
+    for (nobody, error) in [("10.42.99.9:80", libc::EHOSTUNREACH), ("[fd42:0:0:99::9]:80", libc::ENETUNREACH)]
+    {
+        let nobody: SocketAddr = nobody.parse().unwrap();
+        let refused = world.in_pod(&pods[0], || std::net::TcpStream::connect(nobody).unwrap_err());
+        assert_eq!(refused.raw_os_error(), Some(error), "{nobody}");
+    }
     if let Some(tunnel) = &mut world.nodes[0].tunnel {
         let stats = tunnel.stats();
         println!("{stats:?}");
@@ -341,7 +359,9 @@ fn the_underlay_is_found_from_what_the_kernel_says() {
             world.on_node(0, || block_on(minisvc_datapath::link::underlay_facts())).unwrap();
         let join = Some(IpAddr::from([192, 0, 2, 2]));
         for join in [None, join] {
-            let found = minisvc_podnet::choose_underlay(&interfaces, &routes, None, join).unwrap();
+            let asked = minisvc_podnet::Asked { node_ips: &[], join, primary: Family::Ipv4 };
+            let found = minisvc_podnet::choose_underlay(&interfaces, &routes, asked).unwrap();
+            assert_eq!(found.second.map(|net| net.to_string()).as_deref(), Some("2001:db8::1/64"));
             assert_eq!((found.ifname.as_str(), found.address), ("eth0", IpAddr::from([192, 0, 2, 1])));
             assert_eq!((found.prefix_len, found.mtu_bytes, found.hardware), (24, 1500, false));
         }

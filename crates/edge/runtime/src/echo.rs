@@ -74,7 +74,7 @@ pub(crate) fn settings(node: &str, bundle: &PodBundle, spec: &ContainerSpec) -> 
         pod: bundle.name.clone(),
         namespace: bundle.namespace.clone(),
         node: node.to_owned(),
-        address: bundle.address,
+        address: bundle.address(),
     };
     // A struct of strings and numbers always has a JSON form.
     serde_json::to_string(&Settings { identity, ports: spec.ports.clone() }).unwrap_or_default()

@@ -4,7 +4,7 @@
 //! before the process they tell of is started.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 /// Whether a container that has ended is started again (`spec.restartPolicy`).
@@ -105,8 +105,9 @@ pub struct PodBundle {
     /// The domain that this name is in, if it is in one.
     #[serde(default)]
     pub domain: Option<String>,
-    /// Address of the Pod.
-    pub address: Option<IpAddr>,
+    /// Addresses of the Pod, the primary one first. Records of before there were several have one, or none.
+    #[serde(default, alias = "address", deserialize_with = "one_or_many")]
+    pub addresses: Vec<IpAddr>,
     /// File of the network namespace.
     pub netns: PathBuf,
     /// Name resolution.
@@ -120,13 +121,32 @@ pub struct PodBundle {
     pub containers: Vec<ContainerSpec>,
 }
 
+/// A list, a single value, or nothing.
+fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Held {
+        Many(Vec<IpAddr>),
+        One(Option<IpAddr>),
+    }
+    Ok(match Held::deserialize(from)? {
+        Held::Many(addresses) => addresses,
+        Held::One(address) => address.into_iter().collect(),
+    })
+}
+
 impl PodBundle {
+    /// The primary address.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.addresses.first().copied()
+    }
+
     /// The text of `/etc/hosts`, as the kubelet words it.
     pub fn hosts(&self) -> String {
         let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
                         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
             .to_owned();
-        if let Some(address) = self.address {
+        for address in &self.addresses {
             let hostname = &self.hostname;
             match &self.domain {
                 Some(domain) => text.push_str(&format!("{address}\t{hostname}.{domain}\t{hostname}\n")),

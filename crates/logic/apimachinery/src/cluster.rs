@@ -139,6 +139,9 @@ pub struct NodeFacts {
     pub link: String,
     /// Length of the network prefix that is on that link.
     pub prefix_len: u8,
+    /// Its address of the other family, if the cluster has both and it one of each, with its prefix on the link.
+    #[serde(default)]
+    pub second: Option<IpNet>,
 }
 
 impl NodeFacts {
@@ -180,7 +183,12 @@ mod tests {
 
     #[test]
     fn a_node_says_its_facts_or_nothing() {
-        let facts = NodeFacts { cluster: ClusterConfig::default(), link: "eth0".to_owned(), prefix_len: 24 };
+        let facts = NodeFacts {
+            cluster: ClusterConfig::default(),
+            link: "eth0".to_owned(),
+            prefix_len: 24,
+            second: None,
+        };
         let mut node = Node::default();
         assert_eq!(NodeFacts::of(&node), None);
         let annotations = node.metadata.annotations.get_or_insert_default();

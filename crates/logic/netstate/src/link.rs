@@ -9,9 +9,11 @@
 
 mod facts;
 mod render;
+mod sysctl;
 
 pub use facts::{Interface, InterfaceRoute};
 pub use render::render;
+pub use sysctl::Sysctl;
 
 use ipnet::IpNet;
 use minisvc_reconcile::State;
@@ -54,55 +56,6 @@ pub enum Scope {
     Host,
     /// A Pod's namespace, by its file's name.
     Pod(String),
-}
-
-/// A kernel setting that we need, with one wanted value each.
-///
-/// A setting is never put back when it is no longer desired: others may rely on it by then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sysctl {
-    /// The node forwards IPv4.
-    Forwarding,
-    /// New links ignore router advertisements (CVE-2020-10749).
-    DefaultAcceptRa,
-    /// New links make no IPv6 address by themselves from advertisements.
-    DefaultAutoconf,
-    /// New links make no link-local IPv6 address: we are single-stack IPv4.
-    DefaultAddrGenMode,
-    /// Links ignore router advertisements.
-    AllAcceptRa,
-}
-
-impl Sysctl {
-    /// What a node needs in its own namespace.
-    pub const HOST: [Self; 1] = [Self::Forwarding];
-    /// What a Pod's namespace needs before its link comes.
-    pub const POD: [Self; 4] =
-        [Self::DefaultAcceptRa, Self::DefaultAutoconf, Self::DefaultAddrGenMode, Self::AllAcceptRa];
-
-    /// Path below `/proc/sys/`.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Forwarding => "net/ipv4/ip_forward",
-            Self::DefaultAcceptRa => "net/ipv6/conf/default/accept_ra",
-            Self::DefaultAutoconf => "net/ipv6/conf/default/autoconf",
-            Self::DefaultAddrGenMode => "net/ipv6/conf/default/addr_gen_mode",
-            Self::AllAcceptRa => "net/ipv6/conf/all/accept_ra",
-        }
-    }
-
-    /// The value it must have.
-    pub fn wanted(self) -> i64 {
-        match self {
-            Self::Forwarding | Self::DefaultAddrGenMode => 1,
-            Self::DefaultAcceptRa | Self::DefaultAutoconf | Self::AllAcceptRa => 0,
-        }
-    }
-
-    /// Whether it concerns IPv6 only: a kernel without IPv6 satisfies it.
-    pub fn is_ipv6(self) -> bool {
-        self != Self::Forwarding
-    }
 }
 
 /// Names one thing; the order is the order of creation.
@@ -165,7 +118,8 @@ pub enum NetSpec {
 pub enum AddressScope {
     /// Everywhere: the kernel may choose it as a source, for masqueraded packets too.
     Global,
-    /// On this node: it answers, but the kernel never chooses it as a source for others.
+    /// It answers, but the kernel does not choose it as a source for others. IPv4: the scope `host`. IPv6 has no such
+    /// scope: an address whose preferred lifetime is over.
     Host,
     /// Another scope by number; never desired, so it is replaced.
     Other(u8),
@@ -238,18 +192,23 @@ pub enum RouteSpec {
     Unreachable,
 }
 
-/// Which addresses on links that are not ours belong to us.
+/// Which addresses on links that are not ours, and which settings, belong to us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owned {
     /// Host addresses inside these networks on `lo` are ours.
     pub networks: Vec<IpNet>,
     /// Host addresses within these ranges (both ends inclusive) on any link are ours.
     pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// The settings of the node that we need.
+    pub sysctls: Vec<Sysctl>,
 }
 
 impl Owned {
-    /// Whether the address on the link is ours.
+    /// Whether the address on the link is ours. The kernel gives every link a link-local IPv6 address itself.
     pub fn address(&self, link: &str, address: &IpNet) -> bool {
+        if matches!(address, IpNet::V6(net) if net.addr().is_unicast_link_local()) {
+            return false;
+        }
         if link.starts_with(LINK_PREFIX) {
             return true;
         }

@@ -1,18 +1,25 @@
 //! Addresses and names that follow from API data alone.
 
 use ipnet::IpNet;
+use minisvc_apimachinery::Family;
 use minisvc_netstate::link::{LINK_PREFIX, Mac};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Next hop of every Pod: link-local, on no link, answered by a permanent neighbour entry.
-pub const GATEWAY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+pub fn gateway_address(family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::new(169, 254, 1, 1).into(),
+        Family::Ipv6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
+
 /// Ethernet address of the host's end of every Pod's link. Each pair is a segment of its own, so one does for all.
 pub const GATEWAY_MAC: Mac = Mac([0x02, 0x6d, 0x73, 0x76, 0x00, 0x01]);
 
 /// A node's address among the Pods: the first after its podCIDR's network address.
 pub fn node_address(pod_cidr: &IpNet) -> IpAddr {
-    nth(pod_cidr, 1)
+    numbered(Family::of_net(*pod_cidr), number(pod_cidr.network()).saturating_add(1))
 }
 
 /// Ethernet address of the VXLAN end point of the node with this podCIDR: distinct for distinct IPv4 networks.
@@ -37,10 +44,7 @@ pub fn link_name(uid: &str) -> String {
 pub enum AllocateError {
     /// Every address is in use.
     #[error("no free address in podCIDR {0}: all {1} are in use")]
-    Full(IpNet, u32),
-    /// Only IPv4 networks are served yet.
-    #[error("podCIDR {0} is not IPv4")]
-    NotIpv4(IpNet),
+    Full(IpNet, u128),
 }
 
 /// The next free Pod address of a podCIDR after `last` (the address given last), turning round at the end, so that
@@ -48,33 +52,36 @@ pub enum AllocateError {
 /// broadcast address are never given.
 ///
 /// # Errors
-/// If the network is full or not IPv4.
+/// If the network is full.
 pub fn allocate(
     pod_cidr: &IpNet,
     used: &BTreeSet<IpAddr>,
     last: Option<IpAddr>,
 ) -> Result<IpAddr, AllocateError> {
-    let IpNet::V4(net) = pod_cidr else { return Err(AllocateError::NotIpv4(*pod_cidr)) };
-    let base = u32::from(net.network());
-    let first = base.saturating_add(2);
-    let end = u32::from(net.broadcast());
+    let first = number(pod_cidr.network()).saturating_add(2);
+    let end = number(pod_cidr.broadcast());
     let count = end.saturating_sub(first);
-    let start = match last {
-        Some(IpAddr::V4(last)) if (first..end).contains(&u32::from(last)) => u32::from(last) - first + 1,
-        _ => 0,
-    };
+    let last = last.filter(|last| Family::of(*last) == Family::of_net(*pod_cidr)).map(number);
+    let start = last.filter(|last| (first..end).contains(last)).map_or(0, |last| last - first + 1);
     // At most used.len() + 1 steps find a free one, or there is none.
     (0..count)
         .take(used.len().saturating_add(1))
-        .map(|step| IpAddr::V4(Ipv4Addr::from(first + (start + step) % count)))
+        .map(|step| numbered(Family::of_net(*pod_cidr), first + (start + step) % count))
         .find(|address| !used.contains(address))
         .ok_or(AllocateError::Full(*pod_cidr, count))
 }
 
-fn nth(net: &IpNet, n: u8) -> IpAddr {
-    match net.network() {
-        IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base).saturating_add(n.into()))),
-        IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base).saturating_add(n.into()))),
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+fn numbered(family: Family, number: u128) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+        Family::Ipv6 => Ipv6Addr::from(number).into(),
     }
 }
 
@@ -124,13 +131,24 @@ mod tests {
     }
 
     #[test]
+    fn a_large_network_is_filled_from_its_beginning_too() {
+        let cidr = net("fd42:0:0:7::/64");
+        let given = allocate(&cidr, &BTreeSet::new(), None).unwrap();
+        assert_eq!(given.to_string(), "fd42:0:0:7::2");
+        assert_eq!(allocate(&cidr, &BTreeSet::new(), Some(given)).unwrap().to_string(), "fd42:0:0:7::3");
+        assert_eq!(node_address(&cidr).to_string(), "fd42:0:0:7::1");
+    }
+
+    #[test]
     fn names_and_ethernet_addresses_are_stable_unicast_and_short() {
         assert_eq!(node_address(&net("10.42.7.0/24")), IpAddr::from([10, 42, 7, 1]));
         assert_eq!(vtep_mac(&net("10.42.7.0/24")).to_string(), "0e:18:0a:2a:07:00");
         assert_eq!(pod_mac(IpAddr::from([10, 42, 7, 2])).to_string(), "0a:6d:0a:2a:07:02");
         let name = link_name("0d9f2b8e-0000-4000-8000-000000000001");
         assert_eq!(name.len(), 15);
-        for Mac([first, ..]) in [GATEWAY_MAC, vtep_mac(&net("fd00::/64")), pod_mac(GATEWAY_ADDRESS)] {
+        for Mac([first, ..]) in
+            [GATEWAY_MAC, vtep_mac(&net("fd00::/64")), pod_mac(gateway_address(Family::Ipv6))]
+        {
             assert_eq!(first & 0b11, 0b10, "locally administered unicast");
         }
     }

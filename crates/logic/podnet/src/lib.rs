@@ -17,16 +17,16 @@ mod underlay;
 mod way;
 
 pub use address::{
-    AllocateError, GATEWAY_ADDRESS, GATEWAY_MAC, allocate, link_name, node_address, pod_mac, vtep_mac,
+    AllocateError, GATEWAY_MAC, allocate, gateway_address, link_name, node_address, pod_mac, vtep_mac,
 };
 pub use minisvc_netstate::link::{Interface, InterfaceRoute};
-pub use peers::internal_ip;
-pub use underlay::{Underlay, UnderlayError, choose_underlay};
+pub use peers::internal_ips;
+pub use underlay::{Asked, Underlay, UnderlayError, choose_underlay};
 pub use way::{Way, way};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Overlay, Snapshot};
+use minisvc_apimachinery::{ClusterConfig, Family, ObjectKey, Overlay, Snapshot};
 use minisvc_netstate::link::{
     AddressScope, LOOPBACK_LINK, LOOPBACK_MTU_BYTES, LinkKind, LinkSpec, NetKey, NetSpec, NetState, Owned,
     RouteSpec, Scope, Sysctl,
@@ -41,10 +41,12 @@ pub const VXLAN_PORT: u16 = 8472;
 pub const VXLAN_VNI: u32 = 42;
 /// UDP port of the `tun` overlay.
 pub const TUNNEL_PORT: u16 = 51820;
-/// Bytes that VXLAN adds to a packet: outer IPv4, UDP and VXLAN headers and the inner Ethernet header.
-pub const VXLAN_OVERHEAD_BYTES: u32 = 20 + 8 + 8 + 14;
-/// Bytes that the `tun` overlay adds to a packet: outer IPv4 and UDP headers.
-pub const TUNNEL_OVERHEAD_BYTES: u32 = 20 + 8;
+/// Bytes that VXLAN adds to a packet beside the outer IP header: UDP and VXLAN headers and the inner Ethernet header.
+const VXLAN_OVERHEAD_BYTES: u32 = 8 + 8 + 14;
+/// Bytes that the `tun` overlay adds to a packet beside the outer IP header: the UDP header.
+const TUNNEL_OVERHEAD_BYTES: u32 = 8;
+/// The smallest packet that every link with IPv6 must take, in bytes (RFC 8200 section 5).
+pub const IPV6_MTU_MIN_BYTES: u32 = 1280;
 
 /// What a node knows of itself.
 #[derive(Clone, Debug)]
@@ -66,8 +68,8 @@ pub struct LocalPod {
     pub namespace: String,
     /// Its name in the API.
     pub name: String,
-    /// Its address, from the node's podCIDR.
-    pub address: IpAddr,
+    /// Its addresses, one of each family of the node's podCIDRs, the primary family's first. Never empty in a plan.
+    pub addresses: Vec<IpAddr>,
     /// File name of its network namespace.
     pub netns: String,
     /// Name of the host's end of its link.
@@ -76,11 +78,11 @@ pub struct LocalPod {
 
 impl LocalPod {
     /// A Pod whose namespace is named by its uid, and its link by [`link_name`].
-    pub fn new(uid: &str, namespace: &str, name: &str, address: IpAddr) -> Self {
+    pub fn new(uid: &str, namespace: &str, name: &str, addresses: Vec<IpAddr>) -> Self {
         Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            address,
+            addresses,
             netns: uid.to_owned(),
             ifname: link_name(uid),
         }
@@ -103,35 +105,48 @@ pub struct Tunnel {
     pub local: SocketAddr,
     /// Largest inner packet, in bytes.
     pub mtu_bytes: u32,
-    /// Peers by their podCIDR.
+    /// Peers by their podCIDRs.
     pub peers: BTreeMap<IpNet, SocketAddr>,
 }
 
-/// Largest packet of a Pod in bytes, given the underlay's.
-pub fn pod_mtu_bytes(overlay: Overlay, underlay_mtu_bytes: u32) -> u32 {
-    underlay_mtu_bytes.saturating_sub(match overlay {
-        Overlay::Vxlan => VXLAN_OVERHEAD_BYTES,
+/// Largest packet of a Pod in bytes, given the underlay's: between nodes it has the underlay's own header around it.
+pub fn pod_mtu_bytes(overlay: Overlay, underlay: &Underlay) -> u32 {
+    let outer = if underlay.address.is_ipv4() { 20 } else { 40 };
+    underlay.mtu_bytes.saturating_sub(match overlay {
+        Overlay::Vxlan => outer + VXLAN_OVERHEAD_BYTES,
         Overlay::HostGw => 0,
-        Overlay::Tun => TUNNEL_OVERHEAD_BYTES,
+        Overlay::Tun => outer + TUNNEL_OVERHEAD_BYTES,
     })
 }
 
-/// Which addresses on foreign links (`lo`, the underlay) are ours in this cluster.
-pub fn owned(cluster: &ClusterConfig) -> Owned {
+/// Which addresses on foreign links (`lo`, the underlay) and which settings are ours in this cluster.
+pub fn owned(cluster: &ClusterConfig, underlay: &Underlay) -> Owned {
     Owned {
+        sysctls: Sysctl::host(&cluster.families(), &underlay.ifname),
         networks: cluster.cluster_cidrs.iter().chain(&cluster.service_cidrs).copied().collect(),
         ranges: cluster.load_balancer_pool.iter().map(|range| (range.first, range.last)).collect(),
     }
 }
 
-/// The first podCIDR of a Node that has one.
+/// The podCIDRs of a Node, the primary family's first; empty while it has none.
 ///
 /// # Errors
-/// The text is what the Node has instead.
-pub fn pod_cidr(node: &Node) -> Option<Result<IpNet, String>> {
-    let spec = node.spec.as_ref()?;
-    let text = spec.pod_cidr.as_ref().or_else(|| spec.pod_cidrs.as_ref()?.first())?;
-    Some(text.parse::<IpNet>().map_err(|_| text.clone()))
+/// The text is what the Node has instead of a network.
+pub fn pod_cidrs(node: &Node) -> Result<Vec<IpNet>, String> {
+    let Some(spec) = &node.spec else { return Ok(Vec::new()) };
+    let all = spec.pod_cidrs.as_deref().filter(|all| !all.is_empty());
+    let texts = all.unwrap_or(spec.pod_cidr.as_slice());
+    texts.iter().map(|text| text.parse().map(|net: IpNet| net.trunc()).map_err(|_| text.clone())).collect()
+}
+
+/// The network of a family.
+pub(crate) fn net_of(nets: &[IpNet], family: Family) -> Option<IpNet> {
+    nets.iter().copied().find(|net| Family::of_net(*net) == family)
+}
+
+/// A node's address among the Pods of a family: what its own packets to Pods come from.
+pub(crate) fn source(own: &[IpNet], family: Family) -> Option<IpAddr> {
+    net_of(own, family).map(|net| node_address(&net))
 }
 
 /// Builds the state; private, so that only this crate decides what goes in.
@@ -146,9 +161,9 @@ impl Builder {
         self.links.insert(NetKey::Link(scope, name.to_owned()), spec);
     }
 
-    pub(crate) fn address(&mut self, scope: Scope, link: &str, address: IpAddr) {
+    pub(crate) fn address(&mut self, scope: Scope, link: &str, address: IpAddr, reach: AddressScope) {
         let key = NetKey::Address(scope, link.to_owned(), IpNet::from(address));
-        self.links.insert(key, NetSpec::Address(AddressScope::Global));
+        self.links.insert(key, NetSpec::Address(reach));
     }
 
     pub(crate) fn route(&mut self, scope: Scope, destination: IpNet, route: RouteSpec) {
@@ -157,7 +172,8 @@ impl Builder {
 
     pub(crate) fn sysctls(&mut self, scope: &Scope, sysctls: &[Sysctl]) {
         for sysctl in sysctls {
-            self.links.insert(NetKey::Sysctl(scope.clone(), *sysctl), NetSpec::Sysctl(sysctl.wanted()));
+            self.links
+                .insert(NetKey::Sysctl(scope.clone(), sysctl.clone()), NetSpec::Sysctl(sysctl.wanted()));
         }
     }
 
@@ -177,7 +193,7 @@ pub enum NotReady {
     #[error("node {0:?} has no spec.podCIDR yet")]
     PodCidrMissing(String),
     /// Its podCIDR is unusable.
-    #[error("node {node:?}: spec.podCIDR: {text:?} is not an IPv4 network inside the cluster's networks")]
+    #[error("node {node:?}: spec.podCIDRs: {text:?} is not a network inside the cluster's networks")]
     PodCidrInvalid {
         /// The Node.
         node: String,
@@ -198,22 +214,25 @@ pub fn desired(
     view: &NodeView<'_>,
     pods: &BTreeMap<String, LocalPod>,
 ) -> Result<Planned<PodNetwork>, NotReady> {
-    let own = own_pod_cidr(snapshot, view)?;
-    let source = node_address(&own);
+    let own = own_pod_cidrs(snapshot, view)?;
     let mut builder = Builder { links: NetState::new(), rejected: Vec::new() };
-    builder.sysctls(&Scope::Host, &Sysctl::HOST);
+    builder.sysctls(&Scope::Host, &Sysctl::host(&view.cluster.families(), &view.underlay.ifname));
     builder.link(Scope::Host, LOOPBACK_LINK, LinkKind::Loopback, LOOPBACK_MTU_BYTES);
-    builder.address(Scope::Host, LOOPBACK_LINK, source);
-    if let Some(dns) = view.cluster.dns_address() {
+    for net in &own {
+        builder.address(Scope::Host, LOOPBACK_LINK, node_address(net), AddressScope::Global);
+    }
+    for dns in view.cluster.dns_addresses() {
         // Many nodes have this one: as a source, masquerading to a Pod elsewhere, answers would never come back.
-        let key = NetKey::Address(Scope::Host, LOOPBACK_LINK.to_owned(), IpNet::from(dns));
-        builder.links.insert(key, NetSpec::Address(AddressScope::Host));
+        builder.address(Scope::Host, LOOPBACK_LINK, dns, AddressScope::Host);
     }
     for address in view.lb_addresses {
-        builder.address(Scope::Host, &view.underlay.ifname, *address);
+        // Of several IPv6 addresses of a link the kernel would choose this one as a source as gladly as the node's own.
+        let reach = if address.is_ipv4() { AddressScope::Global } else { AddressScope::Host };
+        builder.address(Scope::Host, &view.underlay.ifname, *address, reach);
     }
     for net in &view.cluster.service_cidrs {
         let link = view.underlay.ifname.clone();
+        let Some(source) = source(&own, Family::of_net(*net)) else { continue };
         let route = RouteSpec::Via { link, gateway: None, onlink: false, source: Some(source) };
         builder.route(Scope::Host, *net, route);
     }
@@ -221,23 +240,27 @@ pub fn desired(
     for net in &view.cluster.cluster_cidrs {
         builder.route(Scope::Host, *net, RouteSpec::Unreachable);
     }
-    let peers = peers::peers(snapshot, view, own, &mut builder);
-    let tunnel = peers::overlay(view, own, &peers, &mut builder);
-    pods::pods(view, own, pods, &mut builder);
+    let peers = peers::peers(snapshot, view, &own, &mut builder);
+    let tunnel = peers::overlay(view, &own, &peers, &mut builder);
+    pods::pods(view, &own, pods, &mut builder);
     builder.rejected.sort();
     Ok(Planned { desired: PodNetwork { links: builder.links, tunnel }, rejected: builder.rejected })
 }
 
-fn own_pod_cidr(snapshot: &Snapshot, view: &NodeView<'_>) -> Result<IpNet, NotReady> {
+fn own_pod_cidrs(snapshot: &Snapshot, view: &NodeView<'_>) -> Result<Vec<IpNet>, NotReady> {
     let name = || view.node_name.to_owned();
     let node = snapshot
         .nodes
         .get(&ObjectKey::cluster(view.node_name))
         .ok_or_else(|| NotReady::NodeMissing(name()))?;
-    match pod_cidr(node).ok_or_else(|| NotReady::PodCidrMissing(name()))? {
-        Ok(net @ IpNet::V4(_)) if inside_cluster(view.cluster, &net) => Ok(net.trunc()),
-        Ok(net) => Err(NotReady::PodCidrInvalid { node: name(), text: net.to_string() }),
-        Err(text) => Err(NotReady::PodCidrInvalid { node: name(), text }),
+    let invalid = |text| NotReady::PodCidrInvalid { node: name(), text };
+    let own = pod_cidrs(node).map_err(invalid)?;
+    if own.is_empty() {
+        return Err(NotReady::PodCidrMissing(name()));
+    }
+    match own.iter().find(|net| !inside_cluster(view.cluster, net)) {
+        Some(net) => Err(invalid(net.to_string())),
+        None => Ok(own),
     }
 }
 

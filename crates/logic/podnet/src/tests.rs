@@ -33,7 +33,14 @@ fn three() -> Vec<(&'static str, Node)> {
 }
 
 fn underlay(hardware: bool) -> Underlay {
-    Underlay { ifname: "eth0".into(), address: ip("192.0.2.1"), prefix_len: 24, mtu_bytes: 1500, hardware }
+    Underlay {
+        ifname: "eth0".into(),
+        address: ip("192.0.2.1"),
+        prefix_len: 24,
+        second: None,
+        mtu_bytes: 1500,
+        hardware,
+    }
 }
 
 fn plan(overlay: Overlay, nodes: &[(&str, Node)], pods: &BTreeMap<String, LocalPod>) -> Planned<PodNetwork> {
@@ -46,7 +53,9 @@ fn plan(overlay: Overlay, nodes: &[(&str, Node)], pods: &BTreeMap<String, LocalP
 
 fn pods() -> BTreeMap<String, LocalPod> {
     [("uid-a", 2), ("uid-b", 3)]
-        .map(|(uid, n)| (uid.to_owned(), LocalPod::new(uid, "default", uid, IpAddr::from([10, 42, 0, n]))))
+        .map(|(uid, n)| {
+            (uid.to_owned(), LocalPod::new(uid, "default", uid, vec![IpAddr::from([10, 42, 0, n])]))
+        })
         .into()
 }
 
@@ -76,6 +85,76 @@ fn three_nodes_and_two_pods_by_each_overlay() {
     golden("tun.txt", &plan(Overlay::Tun, &three(), &pods()), include_str!("tests/tun.txt"));
 }
 
+fn dual_node(cidrs: &[&str], addresses: &[&str]) -> Node {
+    let internal =
+        |address: &&str| NodeAddress { address: (*address).to_owned(), type_: "InternalIP".to_owned() };
+    let texts: Vec<String> = cidrs.iter().map(|cidr| (*cidr).to_owned()).collect();
+    Node {
+        spec: Some(NodeSpec {
+            pod_cidr: texts.first().cloned(),
+            pod_cidrs: Some(texts),
+            ..NodeSpec::default()
+        }),
+        status: Some(NodeStatus {
+            addresses: Some(addresses.iter().map(internal).collect()),
+            ..NodeStatus::default()
+        }),
+        ..Node::default()
+    }
+}
+
+/// Two nodes on an underlay of both families, and one that has IPv4 only.
+fn dual_plan(overlay: Overlay, six_first: bool) -> Planned<PodNetwork> {
+    let ordered = |mut pair: Vec<IpNet>| {
+        if six_first {
+            pair.reverse();
+        }
+        pair
+    };
+    let pair = |v4: &str, v6: &str| ordered(vec![v4.parse().unwrap(), v6.parse().unwrap()]);
+    let cluster = ClusterConfig {
+        overlay,
+        cluster_cidrs: pair("10.42.0.0/16", "fd42::/56"),
+        service_cidrs: pair("10.43.0.0/16", "fd43::/112"),
+        ..ClusterConfig::default()
+    };
+    let node = |n: u8, addresses: &[&str]| {
+        let mut cidrs = [format!("10.42.{n}.0/24"), format!("fd42:0:0:{n}::/64")];
+        if six_first {
+            cidrs.reverse();
+        }
+        dual_node(&cidrs.each_ref().map(String::as_str), addresses)
+    };
+    let nodes = [
+        ("node1", node(0, &["192.0.2.1", "2001:db8::1"])),
+        ("node2", node(1, &["192.0.2.2", "2001:db8::2"])),
+        ("node3", node(2, &["192.0.2.3"])),
+    ];
+    let mut underlay = Underlay { second: Some("2001:db8::1/64".parse().unwrap()), ..underlay(false) };
+    if six_first {
+        (underlay.address, underlay.prefix_len) = (ip("2001:db8::1"), 64);
+        underlay.second = Some("192.0.2.1/24".parse().unwrap());
+    }
+    let lb_addresses = [ip("192.0.2.200"), ip("2001:db8::200")];
+    let view =
+        NodeView { node_name: "node1", cluster: &cluster, underlay: &underlay, lb_addresses: &lb_addresses };
+    let mut addresses = vec![ip("10.42.0.2"), ip("fd42::2")];
+    if six_first {
+        addresses.reverse();
+    }
+    let pods = BTreeMap::from([("uid-a".to_owned(), LocalPod::new("uid-a", "default", "a", addresses))]);
+    desired(&snapshot(&nodes), &view, &pods).unwrap()
+}
+
+#[test]
+fn two_families_by_each_overlay_and_with_either_first() {
+    golden("dual-vxlan.txt", &dual_plan(Overlay::Vxlan, false), include_str!("tests/dual-vxlan.txt"));
+    golden("dual-host-gw.txt", &dual_plan(Overlay::HostGw, false), include_str!("tests/dual-host-gw.txt"));
+    golden("dual-tun.txt", &dual_plan(Overlay::Tun, false), include_str!("tests/dual-tun.txt"));
+    // By IPv6 between the nodes, node3 cannot be reached.
+    golden("dual-six-first.txt", &dual_plan(Overlay::Vxlan, true), include_str!("tests/dual-six-first.txt"));
+}
+
 #[test]
 fn bad_nodes_and_pods_are_left_out_with_a_reason() {
     let mut nodes = three();
@@ -93,7 +172,7 @@ fn bad_nodes_and_pods_are_left_out_with_a_reason() {
     for (uid, address) in
         [("uid-c", "10.42.0.2"), ("uid-d", "10.42.0.1"), ("uid-e", "10.42.1.9"), ("../x", "10.42.0.9")]
     {
-        pods.insert(uid.to_owned(), LocalPod::new(uid, "default", uid, ip(address)));
+        pods.insert(uid.to_owned(), LocalPod::new(uid, "default", uid, vec![ip(address)]));
     }
     let planned = plan(Overlay::Vxlan, &nodes, &pods);
     let reasons: Vec<_> = planned.rejected.iter().map(|r| (r.name.as_str(), r.reason)).collect();
@@ -180,7 +259,7 @@ proptest! {
         let pods = |set: &std::collections::BTreeSet<u8>| -> BTreeMap<String, LocalPod> {
             set.iter().map(|n| {
                 let uid = format!("uid-{n}");
-                (uid.clone(), LocalPod::new(&uid, "default", &uid, IpAddr::from([10, 42, 0, *n])))
+                (uid.clone(), LocalPod::new(&uid, "default", &uid, vec![IpAddr::from([10, 42, 0, *n])]))
             }).collect()
         };
         let kinds = [Overlay::Vxlan, Overlay::HostGw, Overlay::Tun];

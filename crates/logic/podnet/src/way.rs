@@ -31,7 +31,7 @@ pub enum Way {
 /// The way to an address.
 pub fn way(links: &NetState, underlay: &Underlay, to: IpAddr) -> Way {
     let own = |key: &NetKey| matches!(key, NetKey::Address(Scope::Host, _, net) if net.addr() == to);
-    if to == underlay.address || links.keys().any(own) {
+    if underlay.addresses().contains(&to) || links.keys().any(own) {
         return Way::Here;
     }
     let routes = links.iter().filter_map(|(key, spec)| match (key, spec) {
@@ -44,7 +44,8 @@ pub fn way(links: &NetState, underlay: &Underlay, to: IpAddr) -> Way {
         }
         Some((_, RouteSpec::Unreachable)) => Way::Unreachable,
         None if underlay.on_link(to) => {
-            Way::Link { link: underlay.ifname.clone(), gateway: None, source: Some(underlay.address) }
+            let source = underlay.addresses().into_iter().find(|own| own.is_ipv4() == to.is_ipv4());
+            Way::Link { link: underlay.ifname.clone(), gateway: None, source }
         }
         None => Way::Outside,
     }

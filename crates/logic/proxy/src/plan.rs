@@ -35,13 +35,13 @@ pub struct NodeView {
 }
 
 impl NodeView {
-    /// The node of this name and address: its zone is what its Node says, and ServiceCIDRs add networks to the cluster's.
-    pub fn of(snapshot: &Snapshot, name: &str, address: IpAddr, cluster: &ClusterConfig) -> Self {
+    /// The node of this name and these addresses: its zone is what its Node says, and ServiceCIDRs add networks to the cluster's.
+    pub fn of(snapshot: &Snapshot, name: &str, addresses: Vec<IpAddr>, cluster: &ClusterConfig) -> Self {
         let node = snapshot.nodes.get(&ObjectKey::cluster(name));
         let labels = node.and_then(|node| node.metadata.labels.as_ref());
         Self {
             name: name.to_owned(),
-            addresses: vec![address],
+            addresses,
             zone: labels.and_then(|labels| labels.get(ZONE).cloned()),
             cluster: extended(cluster, &snapshot.service_cidrs),
         }

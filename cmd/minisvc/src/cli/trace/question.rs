@@ -8,7 +8,7 @@ use minisvc_netstate::{
     family::{Address, Family},
     nft::Protocol,
 };
-use minisvc_podnet::internal_ip;
+use minisvc_podnet::internal_ips;
 use minisvc_proxy::{holder::is_ready, lb_holder};
 use std::net::IpAddr;
 
@@ -251,7 +251,7 @@ pub fn pod_address<A: Address>(pod: &Pod) -> Option<A> {
 
 /// The node with this InternalIP.
 pub fn node_with<A: Address>(snapshot: &Snapshot, address: A) -> Option<String> {
-    let own = |node| internal_ip(node) == Ok(address.into());
+    let own = |node| internal_ips(node).is_ok_and(|own| own.contains(&address.into()));
     snapshot.nodes.iter().find(|(_, node)| own(node)).map(|(key, _)| key.name.clone())
 }
 

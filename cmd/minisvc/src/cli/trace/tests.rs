@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
 fn cluster() -> Snapshot {
-    let facts = NodeFacts { cluster: ClusterConfig::default(), link: "eth0".to_owned(), prefix_len: 24 };
+    let (cluster, link) = (ClusterConfig::default(), "eth0".to_owned());
+    let facts = NodeFacts { cluster, link, prefix_len: 24, second: None };
     let facts = serde_json::to_string(&facts).unwrap();
     let node = |n: u8| {
         json!({"metadata": {"name": format!("node{n}"), "annotations": {FACTS_ANNOTATION: facts}},

@@ -16,13 +16,16 @@ use minisvc_netstate::{
     link::NetState,
     nft::{Packet, ServiceTable},
 };
-use minisvc_podnet::{LocalPod, Underlay, Way, internal_ip, pod_cidr, way};
+use minisvc_podnet::{LocalPod, Underlay, Way, internal_ips, node_address, pod_cidrs, way};
 use minisvc_proxy::{
     NodeView, Planner,
     explain::{Explanation, Outcome, explain},
     load_balancer_addresses_of,
 };
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// Most nodes that see a packet before it is where it was sent: from one to another, never further.
 const HOPS_MAX: usize = 3;
@@ -151,14 +154,22 @@ impl<A: Address> Side<A> {
         let facts = NodeFacts::of(node).ok_or_else(|| {
             format!("Node {name} does not say how its network is made (annotation {FACTS_ANNOTATION}): start a newer minisvc there")
         })?;
-        let primary = internal_ip(node).map_err(|error| format!("Node {name}: {error}"))?;
-        let address =
-            A::of(primary).ok_or_else(|| format!("Node {name}: {primary} is not {}", A::FAMILY.name()))?;
+        let addresses = internal_ips(node).map_err(|error| format!("Node {name}: {error}"))?;
+        // A node without an address of the family on its link sends as what it is among the Pods.
+        let among_pods = || pod_cidrs(node).ok()?.iter().find_map(|net| A::of(node_address(net)));
+        let address = addresses
+            .iter()
+            .copied()
+            .find_map(A::of)
+            .or_else(among_pods)
+            .ok_or_else(|| format!("Node {name} has no {} address", A::FAMILY.name()))?;
+        let primary = addresses.first().copied().ok_or_else(|| format!("Node {name} has no InternalIP"))?;
         // The size of packets and what computes checksums decide nothing here.
         let underlay = Underlay {
             ifname: facts.link,
             address: primary,
             prefix_len: facts.prefix_len,
+            second: facts.second,
             mtu_bytes: 1500,
             hardware: false,
         };
@@ -170,11 +181,11 @@ impl<A: Address> Side<A> {
             underlay: &underlay,
             lb_addresses: &held,
         };
-        let links = minisvc_podnet::desired(snapshot, &view, &pods_of::<A>(snapshot, name))
+        let links = minisvc_podnet::desired(snapshot, &view, &pods_of(snapshot, name))
             .map_err(|error| error.to_string())?
             .desired
             .links;
-        let node = NodeView::of(snapshot, name, primary, &facts.cluster);
+        let node = NodeView::of(snapshot, name, addresses, &facts.cluster);
         let mut planner = Planner::new(node, &ServiceTable::new());
         planner.update(snapshot);
         Ok(Self { address, underlay, links, planner })
@@ -195,7 +206,7 @@ impl<A: Address> Side<A> {
 }
 
 /// The Pods of a node that have an address.
-fn pods_of<A: Address>(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
+fn pods_of(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
     let here = |node: Option<&String>| node.is_some_and(|node| node == name);
     let pods = snapshot
         .pods
@@ -203,7 +214,10 @@ fn pods_of<A: Address>(snapshot: &Snapshot, name: &str) -> BTreeMap<String, Loca
         .filter(|(_, pod)| here(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())));
     pods.filter_map(|(key, pod)| {
         let uid = pod.metadata.uid.clone()?;
-        let local = LocalPod::new(&uid, &key.namespace, &key.name, pod_address::<A>(pod)?.into());
+        let v4 = pod_address::<Ipv4Addr>(pod).map(IpAddr::from);
+        let v6 = pod_address::<Ipv6Addr>(pod).map(IpAddr::from);
+        let addresses = v4.into_iter().chain(v6).collect();
+        let local = LocalPod::new(&uid, &key.namespace, &key.name, addresses);
         Some((uid, local))
     })
     .collect()
@@ -217,7 +231,7 @@ fn owner<A: Address>(snapshot: &Snapshot, address: A) -> Owner {
     if let Some(node) = node_with(snapshot, address) {
         return Owner::Node(node);
     }
-    let part = |node| matches!(pod_cidr(node), Some(Ok(net)) if net.contains(&address.into()));
+    let part = |node| pod_cidrs(node).is_ok_and(|nets| nets.iter().any(|net| net.contains(&address.into())));
     let found = snapshot.nodes.iter().find(|(_, node)| part(node));
     found.map_or(Owner::Nobody, |(key, _)| Owner::NodesPart(key.name.clone()))
 }

@@ -19,7 +19,7 @@ use netlink_packet_route::neighbour::{
 use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -116,7 +116,7 @@ impl Session<'_> {
         match (key, spec) {
             (NetKey::Namespace(name), NetSpec::Namespace) => self.namespace(name, NetnsDir::create).await,
             (NetKey::Sysctl(scope, sysctl), NetSpec::Sysctl(value)) => {
-                self.put_sysctl(key, scope, *sysctl, *value)
+                self.put_sysctl(key, scope, sysctl, *value)
             }
             (NetKey::Link(scope, name), NetSpec::Link(spec)) => self.put_link(key, scope, name, spec).await,
             (NetKey::Address(scope, link, address), NetSpec::Address(reach)) => {
@@ -140,7 +140,7 @@ impl Session<'_> {
         }
     }
 
-    fn put_sysctl(&self, key: &NetKey, scope: &Scope, sysctl: Sysctl, value: i64) -> Result<(), LinkError> {
+    fn put_sysctl(&self, key: &NetKey, scope: &Scope, sysctl: &Sysctl, value: i64) -> Result<(), LinkError> {
         let path = Path::new("/proc/sys").join(sysctl.path());
         let write = || std::fs::write(&path, value.to_string());
         let written = match scope {
@@ -164,11 +164,7 @@ impl Session<'_> {
         let handle = self.handle(scope)?;
         let add = || {
             let mut request = handle.address().add(index, address.addr(), address.prefix_len());
-            request.message_mut().header.scope = match reach {
-                AddressScope::Global => wire::AddressScope::Universe,
-                AddressScope::Host => wire::AddressScope::Host,
-                AddressScope::Other(number) => wire::AddressScope::from(number),
-            };
+            set_reach(request.message_mut(), address.addr(), reach);
             request.execute()
         };
         match add().await {
@@ -192,7 +188,7 @@ impl Session<'_> {
         };
         let message = || {
             route_message(destination, spec, index)
-                .ok_or_else(|| LinkError::Ipv4Only { key: key.to_string() })
+                .ok_or_else(|| LinkError::Mismatch { key: key.to_string() })
         };
         let handle = self.handle(scope)?;
         match handle.route().add(message()?).execute().await {
@@ -283,10 +279,11 @@ impl Session<'_> {
             }
             LinkKind::Vxlan { mac, vni, port, local, underlay, .. } => {
                 let below = self.index(&Scope::Host, underlay).await?;
-                let IpAddr::V4(local) = local else {
-                    return Err(LinkError::Ipv4Only { key: key.to_string() });
+                let builder = LinkVxlan::new(name, *vni).port(*port).dev(below).learning(false);
+                let builder = match local {
+                    IpAddr::V4(local) => builder.local(*local),
+                    IpAddr::V6(local) => builder.local6(*local),
                 };
-                let builder = LinkVxlan::new(name, *vni).port(*port).local(*local).dev(below).learning(false);
                 let message = builder.address(mac.0.to_vec()).mtu(spec.mtu_bytes).build();
                 step("put", key, self.handle(&Scope::Host)?.link().add(message).execute().await)
             }
@@ -341,19 +338,28 @@ impl Session<'_> {
             NetKey::Link(_, name) if name == LOOPBACK_LINK => Ok(()),
             NetKey::Link(scope, name) => self.delete_link(key, scope, name).await,
             NetKey::Address(scope, link, address) => {
-                let IpAddr::V4(ip) = address.addr() else { return Ok(()) };
                 let Some(index) = self.existing(scope, link).await? else { return Ok(()) };
-                let message =
-                    AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, address.prefix_len());
-                gone(key, self.handle(scope)?.address().del(message.build()).execute().await)
+                let length = address.prefix_len();
+                let message = match address.addr() {
+                    IpAddr::V4(ip) => {
+                        AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, length).build()
+                    }
+                    IpAddr::V6(ip) => {
+                        AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(ip, length).build()
+                    }
+                };
+                gone(key, self.handle(scope)?.address().del(message).execute().await)
             }
             NetKey::Neighbour(scope, link, address) => {
                 let Some(index) = self.existing(scope, link).await? else { return Ok(()) };
-                let IpAddr::V4(ip) = address else { return Ok(()) };
+                let (family, ip) = match address {
+                    IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(*ip)),
+                    IpAddr::V6(ip) => (AddressFamily::Inet6, NeighbourAddress::Inet6(*ip)),
+                };
                 let mut message = NeighbourMessage::default();
-                message.header.family = AddressFamily::Inet;
+                message.header.family = family;
                 message.header.ifindex = index;
-                message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(*ip)));
+                message.attributes.push(NeighbourAttribute::Destination(ip));
                 gone(key, self.handle(scope)?.neighbours().del(message).execute().await)
             }
             NetKey::Fdb(link, mac) => {
@@ -378,6 +384,24 @@ impl Session<'_> {
             Err(LinkError::LinkMissing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// How far an address is valid. An IPv6 one is usable at once: it is ours alone, and nobody else's to be looked for.
+fn set_reach(message: &mut wire::AddressMessage, address: IpAddr, reach: AddressScope) {
+    if address.is_ipv4() {
+        message.header.scope = match reach {
+            AddressScope::Global => wire::AddressScope::Universe,
+            AddressScope::Host => wire::AddressScope::Host,
+            AddressScope::Other(number) => wire::AddressScope::from(number),
+        };
+        return;
+    }
+    message.attributes.push(wire::AddressAttribute::Flags(wire::AddressFlags::Nodad));
+    if reach != AddressScope::Global {
+        let mut never_preferred = wire::CacheInfo::default();
+        never_preferred.ifa_valid = u32::MAX;
+        message.attributes.push(wire::AddressAttribute::CacheInfo(never_preferred));
     }
 }
 

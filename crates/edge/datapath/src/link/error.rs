@@ -64,12 +64,6 @@ pub enum LinkError {
         /// Why.
         source: io::Error,
     },
-    /// The address family is not served.
-    #[error("put {key}: only IPv4 is supported yet")]
-    Ipv4Only {
-        /// What.
-        key: String,
-    },
     /// A key came with another thing's spec.
     #[error("put {key}: the value given is of another kind")]
     Mismatch {

@@ -20,14 +20,14 @@ pub async fn underlay_facts() -> Result<(Vec<Interface>, Vec<InterfaceRoute>), L
         .iter()
         .map(|link| {
             let name = link_name(link).unwrap_or_default();
-            let own = addresses.iter().filter(|(index, ..)| *index == link.header.index);
+            let own = addresses.iter().filter(|found| found.link == link.header.index && found.lasting);
             Interface {
                 name: name.to_owned(),
                 up: link.header.flags.contains(LinkFlags::Up),
                 loopback: name == LOOPBACK_LINK,
                 hardware: info_kind(link) != Some(&InfoKind::Veth),
                 mtu_bytes: link_mtu(link),
-                addresses: own.map(|(_, address, _)| *address).collect(),
+                addresses: own.map(|found| found.address).collect(),
             }
         })
         .collect();

@@ -2,13 +2,14 @@
 
 use ipnet::IpNet;
 use minisvc_netstate::link::{Mac, ROUTE_PROTOCOL, RouteSpec};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::RouteMessageBuilder;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(super) fn link_name(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|attribute| match attribute {
@@ -66,6 +67,7 @@ pub(super) fn info_vxlan(link: &LinkMessage) -> &[InfoVxlan] {
 pub(super) fn neighbour_destination(neighbour: &NeighbourMessage) -> Option<IpAddr> {
     neighbour.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
     })
 }
@@ -90,8 +92,12 @@ pub(super) fn route_destination(route: &RouteMessage) -> Option<IpNet> {
         RouteAttribute::Destination(address) => ip(address),
         _ => None,
     });
-    IpNet::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), route.header.destination_prefix_length)
-        .ok()
+    // A default route says its family only.
+    let everywhere = match route.header.address_family {
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    IpNet::new(address.unwrap_or(everywhere), route.header.destination_prefix_length).ok()
 }
 
 pub(super) fn route_oif(route: &RouteMessage) -> Option<u32> {
@@ -128,40 +134,34 @@ pub(super) fn route_is_ours(route: &RouteMessage) -> bool {
     route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
 }
 
-/// The message for a route of ours. `index` is that of the link it names. None if an address is not IPv4.
+/// The message for a route of ours. `index` is that of the link it names. None if its addresses are of two families.
 pub(super) fn route_message(destination: &IpNet, spec: &RouteSpec, index: u32) -> Option<RouteMessage> {
-    let IpNet::V4(net) = destination else { return None };
-    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(net.network(), net.prefix_len())
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .ok()?
         .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
-    match spec {
-        RouteSpec::Unreachable => builder = builder.kind(RouteType::Unreachable),
-        RouteSpec::Via { gateway, onlink, source, .. } => {
-            builder = builder.output_interface(index);
-            match gateway {
-                Some(IpAddr::V4(gateway)) => builder = builder.gateway(*gateway),
-                Some(IpAddr::V6(_)) => return None,
-                None => builder = builder.scope(RouteScope::Link),
-            }
-            match source {
-                Some(IpAddr::V4(source)) => builder = builder.pref_source(*source),
-                Some(IpAddr::V6(_)) => return None,
-                None => {}
-            }
-            if *onlink {
-                builder = builder.onlink();
-            }
-        }
+    let (gateway, onlink, source) = match spec {
+        RouteSpec::Unreachable => return Some(builder.kind(RouteType::Unreachable).build()),
+        RouteSpec::Via { gateway, onlink, source, .. } => (gateway, *onlink, source),
+    };
+    let mut builder = builder.output_interface(index);
+    builder = match gateway {
+        Some(gateway) => builder.gateway(*gateway).ok()?,
+        // IPv6 has no such scope, and takes any.
+        None => builder.scope(RouteScope::Link),
+    };
+    if let Some(source) = source {
+        builder = builder.pref_source(*source).ok()?;
     }
-    Some(builder.build())
+    Some(if onlink { builder.onlink() } else { builder }.build())
 }
 
 /// The message that deletes our route to a destination, whatever it says: the kernel matches only what is given, and
-/// the protocol keeps others' routes out. None if it is not IPv4.
+/// the protocol keeps others' routes out.
 pub(super) fn route_deletion(destination: &IpNet) -> Option<RouteMessage> {
-    let IpNet::V4(net) = destination else { return None };
-    let builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(net.network(), net.prefix_len())
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .ok()?
         .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
         .scope(RouteScope::NoWhere)
         .kind(RouteType::Unspec);

@@ -12,14 +12,14 @@ use minisvc_netstate::link::{
     Sysctl,
 };
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{self as wire, AddressAttribute};
+use netlink_packet_route::address::{self as wire, AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoKind, InfoVxlan, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 /// All links.
@@ -38,8 +38,20 @@ pub(super) fn names(links: &[LinkMessage]) -> BTreeMap<u32, String> {
     links.iter().filter_map(|link| Some((link.header.index, link_name(link)?.to_owned()))).collect()
 }
 
-/// All IPv4 addresses with their link's index and their scope.
-pub(super) async fn addresses(handle: &Handle) -> Result<Vec<(u32, IpNet, AddressScope)>, LinkError> {
+/// An address of a link.
+pub(super) struct Found {
+    /// Index of the link.
+    pub(super) link: u32,
+    /// The address with its prefix.
+    pub(super) address: IpNet,
+    /// How far it is valid.
+    pub(super) reach: AddressScope,
+    /// Whether others may be told of it: IPv6 has temporary ones, ones about to go, and ones that another host has.
+    pub(super) lasting: bool,
+}
+
+/// All addresses but IPv6's link-local ones, which the kernel makes itself.
+pub(super) async fn addresses(handle: &Handle) -> Result<Vec<Found>, LinkError> {
     let all: Vec<_> = handle
         .address()
         .get()
@@ -57,14 +69,35 @@ pub(super) async fn addresses(handle: &Handle) -> Result<Vec<(u32, IpNet, Addres
             .find_map(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
         local.or(plain)
     };
-    Ok(all
-        .iter()
-        .filter_map(|message| {
-            let ip = address(&message.attributes).filter(IpAddr::is_ipv4)?;
-            let net = IpNet::new(ip, message.header.prefix_len).ok()?;
-            Some((message.header.index, net, scope_of(message.header.scope)))
+    let global = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let found = all.iter().filter_map(|message| {
+        let ip = address(&message.attributes).filter(global)?;
+        Some(Found {
+            link: message.header.index,
+            address: IpNet::new(ip, message.header.prefix_len).ok()?,
+            reach: if ip.is_ipv4() {
+                scope_of(message.header.scope)
+            } else {
+                scope_of_v6(&message.attributes)
+            },
+            lasting: ip.is_ipv4() || is_lasting(&message.attributes),
         })
-        .collect())
+    });
+    Ok(found.collect())
+}
+
+/// Without scopes of its own, IPv6 says by the preferred lifetime whether the kernel chooses an address as a source.
+fn scope_of_v6(attributes: &[AddressAttribute]) -> AddressScope {
+    let over = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::CacheInfo(times) if times.ifa_preferred == 0);
+    if attributes.iter().any(over) { AddressScope::Host } else { AddressScope::Global }
+}
+
+fn is_lasting(attributes: &[AddressAttribute]) -> bool {
+    // Of IPv6 addresses the temporary ones (RFC 8981) are called secondary.
+    let passing = AddressFlags::Secondary | AddressFlags::Deprecated | AddressFlags::Dadfailed;
+    !attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.intersects(passing)))
 }
 
 fn scope_of(scope: wire::AddressScope) -> AddressScope {
@@ -75,16 +108,22 @@ fn scope_of(scope: wire::AddressScope) -> AddressScope {
     }
 }
 
-/// The IPv4 routes of the main table.
+/// The routes of the main tables.
 pub(super) async fn routes(handle: &Handle) -> Result<Vec<RouteMessage>, LinkError> {
-    let all: Vec<RouteMessage> = handle
-        .route()
-        .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
-        .execute()
-        .try_collect()
-        .await
-        .map_err(|source| LinkError::Read { what: "routes", source })?;
-    Ok(all.into_iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN).collect())
+    let mut main = Vec::new();
+    for every in
+        [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+    {
+        let all: Vec<RouteMessage> = handle
+            .route()
+            .get(every)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| LinkError::Read { what: "routes", source })?;
+        main.extend(all.into_iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN));
+    }
+    Ok(main)
 }
 
 async fn neighbours(handle: &Handle, family: AddressFamily) -> Result<Vec<NeighbourMessage>, LinkError> {
@@ -112,7 +151,7 @@ pub(super) async fn observe(target: &LinkTarget) -> Result<NetState, LinkError> 
     }
     let handle = connect()?;
     let links = links(&handle).await?;
-    state.extend(observed_sysctls(&Scope::Host, &Sysctl::HOST)?);
+    state.extend(observed_sysctls(&Scope::Host, &target.owned.sysctls)?);
     observe_scope(target, &handle, &Scope::Host, &links, &ends, &mut state).await?;
     let names = names(&links);
     for entry in neighbours(&handle, AddressFamily::Bridge).await? {
@@ -143,13 +182,15 @@ async fn observe_scope(
         let spec = link_spec(link, name, host, &names, ends)?;
         state.insert(NetKey::Link(scope.clone(), name.to_owned()), NetSpec::Link(spec));
     }
-    for (index, address, reach) in addresses(handle).await? {
-        let Some(name) = names.get(&index) else { continue };
+    for Found { link, address, reach, .. } in addresses(handle).await? {
+        let Some(name) = names.get(&link) else { continue };
         if if host { target.owned.address(name, &address) } else { ours(name) } {
             state.insert(NetKey::Address(scope.clone(), name.clone(), address), NetSpec::Address(reach));
         }
     }
-    for neighbour in neighbours(handle, AddressFamily::Inet).await? {
+    let mut entries = neighbours(handle, AddressFamily::Inet).await?;
+    entries.extend(neighbours(handle, AddressFamily::Inet6).await?);
+    for neighbour in entries {
         let name = names.get(&neighbour.header.ifindex).filter(|name| ours(name));
         let permanent = neighbour.header.state == NeighbourState::Permanent;
         let parts = (name, neighbour_destination(&neighbour), neighbour_mac(&neighbour));
@@ -195,6 +236,7 @@ fn vxlan(link: &LinkMessage, name: &str, names: &BTreeMap<u32, String>) -> Resul
             InfoVxlan::Id(id) => vni = *id,
             InfoVxlan::Port(number) => port = *number,
             InfoVxlan::Local(address) => local = Some(IpAddr::V4(*address)),
+            InfoVxlan::Local6(address) => local = Some(IpAddr::V6(*address)),
             InfoVxlan::Link(index) => below = names.get(index),
             InfoVxlan::Learning(on) => learning = *on,
             _ => {}
@@ -215,9 +257,11 @@ fn bridge_destination(entry: &NeighbourMessage) -> Option<IpAddr> {
     use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
     entry.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
         // The family is the bridge's, so the address comes as bytes.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from)
+            let v4 = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from);
+            v4.or_else(|| <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from))
         }
         _ => None,
     })
@@ -228,18 +272,20 @@ fn observed_sysctls(scope: &Scope, sysctls: &[Sysctl]) -> Result<NetState, LinkE
     sysctls
         .iter()
         .map(|sysctl| {
-            let key = NetKey::Sysctl(scope.clone(), *sysctl);
+            let key = NetKey::Sysctl(scope.clone(), sysctl.clone());
             let failed = |source| LinkError::StepIo { operation: "read", key: key.to_string(), source };
-            let value = read_sysctl(*sysctl).map_err(failed)?;
+            let value = read_sysctl(sysctl).map_err(failed)?;
             Ok((key, NetSpec::Sysctl(value)))
         })
         .collect()
 }
 
-fn read_sysctl(sysctl: Sysctl) -> io::Result<i64> {
-    if sysctl.is_ipv6() && !Path::new("/proc/sys/net/ipv6").exists() {
+/// The value; the wanted one where another will do.
+fn read_sysctl(sysctl: &Sysctl) -> io::Result<i64> {
+    if sysctl.is_met_without_ipv6() && !Path::new("/proc/sys/net/ipv6").exists() {
         return Ok(sysctl.wanted());
     }
     let text = std::fs::read_to_string(Path::new("/proc/sys").join(sysctl.path()))?;
-    text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    let value = text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(if sysctl.is_met_by(value) { sysctl.wanted() } else { value })
 }

@@ -1,6 +1,7 @@
 //! Nodes as network namespaces on a bridge, for tests inside namespaces of their own.
 #![allow(dead_code, missing_docs, unsafe_code, clippy::unwrap_used)]
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, NodeStatus};
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Overlay, Snapshot};
 use minisvc_datapath::link::LinkTarget;
@@ -8,12 +9,13 @@ use minisvc_datapath::netns::NetnsDir;
 use minisvc_datapath::tun::{Peers, TunnelHandle};
 use minisvc_netstate::link::NetState;
 use minisvc_podnet::{LocalPod, NodeView, PodNetwork, Underlay, desired, owned};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +40,18 @@ pub struct TestNode {
     pub tunnel: Option<TunnelHandle>,
 }
 
+/// IPv6 address of the underlay with this number.
+pub fn six(n: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into())
+}
+
+/// The IPv6 address of the Pod that has this IPv4 address.
+pub fn six_of(pod: IpAddr) -> IpAddr {
+    let IpAddr::V4(v4) = pod else { return pod };
+    let [_, _, node, n] = v4.octets();
+    Ipv6Addr::new(0xfd42, 0, 0, node.into(), 0, 0, 0, n.into()).into()
+}
+
 pub async fn handle() -> Handle {
     let (connection, handle, _) = rtnetlink::new_connection().unwrap();
     tokio::spawn(connection);
@@ -54,7 +68,8 @@ pub fn block_on<T>(body: impl Future<Output = T>) -> T {
 }
 
 impl World {
-    /// Nodes 192.0.2.1, .2 …, each with a podCIDR 10.42.n.0/24, on one bridge; an extra namespace `client` .100.
+    /// Nodes 192.0.2.1 and 2001:db8::1, .2 …, each with the podCIDRs 10.42.n.0/24 and fd42:0:0:n::/64, on one bridge; an
+    /// extra namespace `client` .100.
     pub fn new(overlay: Overlay, count: u8) -> Self {
         let nodes_dir = NetnsDir::new("/run/nodes");
         let names: Vec<(String, u8)> =
@@ -88,12 +103,12 @@ impl World {
                             .execute()
                             .await
                             .unwrap();
-                        inside
-                            .address()
-                            .add(eth0, IpAddr::from([192, 0, 2, *n]), 24)
-                            .execute()
-                            .await
-                            .unwrap();
+                        for (address, length) in [(IpAddr::from([192, 0, 2, *n]), 24), (six(*n).into(), 64)] {
+                            let mut request = inside.address().add(eth0, address, length);
+                            let at_once = AddressAttribute::Flags(AddressFlags::Nodad);
+                            request.message_mut().attributes.extend(address.is_ipv6().then_some(at_once));
+                            request.execute().await.unwrap();
+                        }
                     })
                 })
                 .unwrap();
@@ -106,7 +121,13 @@ impl World {
             lb_addresses: Vec::new(),
             tunnel: None,
         });
-        let cluster = ClusterConfig { overlay, ..ClusterConfig::default() };
+        let pair = |v4: &str, v6: &str| vec![v4.parse().unwrap(), v6.parse().unwrap()];
+        let cluster = ClusterConfig {
+            overlay,
+            cluster_cidrs: pair("10.42.0.0/16", "fd42::/56"),
+            service_cidrs: pair("10.43.0.0/16", "fd43::/112"),
+            ..ClusterConfig::default()
+        };
         Self { cluster, nodes: nodes.collect(), nodes_dir, hardware: false }
     }
 
@@ -114,18 +135,23 @@ impl World {
     pub fn pod(&mut self, node: usize, n: u8) -> (usize, String, IpAddr) {
         let address = IpAddr::from([10, 42, node as u8 + 1, n]);
         let uid = format!("pod-{node}-{n}");
-        self.nodes[node].pods.insert(uid.clone(), LocalPod::new(&uid, "default", &uid, address));
+        let addresses = vec![address, six_of(address)];
+        self.nodes[node].pods.insert(uid.clone(), LocalPod::new(&uid, "default", &uid, addresses));
         (node, uid, address)
     }
 
     pub fn planned(&self, node: usize) -> PodNetwork {
+        let internal = |address| NodeAddress { address, type_: "InternalIP".to_owned() };
         let object = |n: usize| Node {
-            spec: Some(NodeSpec { pod_cidr: Some(format!("10.42.{}.0/24", n + 1)), ..NodeSpec::default() }),
+            spec: Some(NodeSpec {
+                pod_cidrs: Some(vec![format!("10.42.{}.0/24", n + 1), format!("fd42:0:0:{:x}::/64", n + 1)]),
+                ..NodeSpec::default()
+            }),
             status: Some(NodeStatus {
-                addresses: Some(vec![NodeAddress {
-                    address: self.nodes[n].address.to_string(),
-                    type_: "InternalIP".to_owned(),
-                }]),
+                addresses: Some(vec![
+                    internal(self.nodes[n].address.to_string()),
+                    internal(six(self.nodes[n].address.octets()[3]).to_string()),
+                ]),
                 ..NodeStatus::default()
             }),
             ..Node::default()
@@ -134,13 +160,7 @@ impl World {
             .map(|n| (ObjectKey::cluster(self.nodes[n].name.as_str()), Arc::new(object(n))));
         let snapshot = Snapshot { nodes: nodes.collect(), ..Snapshot::default() };
         let own = &self.nodes[node];
-        let underlay = Underlay {
-            ifname: "eth0".to_owned(),
-            address: own.address.into(),
-            prefix_len: 24,
-            mtu_bytes: 1500,
-            hardware: self.hardware,
-        };
+        let underlay = self.underlay(node);
         let view = NodeView {
             node_name: &own.name,
             cluster: &self.cluster,
@@ -150,6 +170,18 @@ impl World {
         let planned = desired(&snapshot, &view, &own.pods).unwrap();
         assert_eq!(planned.rejected, []);
         planned.desired
+    }
+
+    pub fn underlay(&self, node: usize) -> Underlay {
+        let own = &self.nodes[node];
+        Underlay {
+            ifname: "eth0".to_owned(),
+            address: own.address.into(),
+            prefix_len: 24,
+            second: Some(IpNet::new(six(own.address.octets()[3]).into(), 64).unwrap()),
+            mtu_bytes: 1500,
+            hardware: self.hardware,
+        }
     }
 
     pub fn on_node<T: Send>(&self, node: usize, body: impl FnOnce() -> T + Send) -> T {
@@ -171,7 +203,7 @@ impl World {
     }
 
     fn owned(&self) -> minisvc_netstate::link::Owned {
-        owned(&self.cluster)
+        owned(&self.cluster, &self.underlay(0))
     }
 
     pub fn observe(&self, node: usize) -> NetState {
@@ -257,11 +289,16 @@ pub fn udp(address: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((address, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let on = libc::IP_PMTUDISC_DO;
+    let (level, option) = if address.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
     // SAFETY: the socket is open, and the value is an int of the length given.
     let set = unsafe {
         let value = std::ptr::from_ref(&on).cast();
         let length = size_of::<libc::c_int>() as libc::socklen_t;
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value, length)
+        libc::setsockopt(socket.as_raw_fd(), level, option, value, length)
     };
     assert_eq!(set, 0);
     socket

@@ -8,7 +8,7 @@ fn bundle(uid: &str, containers: &[(&str, &str)]) -> PodBundle {
         name: "web".into(),
         hostname: "web".into(),
         domain: None,
-        address: None,
+        addresses: Vec::new(),
         netns: "/nowhere".into(),
         dns: PodDns::default(),
         host_aliases: Vec::new(),

@@ -68,7 +68,7 @@ pub fn pod(uid: &str, policy: RestartPolicy, containers: Vec<ContainerSpec>) -> 
         name: "web-0".into(),
         hostname: "web-0".into(),
         domain: None,
-        address: Some([10, 42, 0, 5].into()),
+        addresses: vec![[10, 42, 0, 5].into()],
         netns: world::network_namespace(uid),
         dns: PodDns {
             nameservers: vec![[10, 43, 0, 10].into()],
@@ -267,7 +267,7 @@ fn pod_without_netns(uid: &str, containers: Vec<ContainerSpec>) -> PodBundle {
         name: "web-0".into(),
         hostname: "web-0".into(),
         domain: None,
-        address: None,
+        addresses: Vec::new(),
         netns: PathBuf::new(),
         dns: PodDns::default(),
         host_aliases: Vec::new(),

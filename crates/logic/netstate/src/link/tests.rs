@@ -1,4 +1,5 @@
 use super::*;
+use crate::family::Family;
 use minisvc_reconcile::{Op, diff};
 
 fn net(text: &str) -> IpNet {
@@ -51,8 +52,9 @@ fn what_is_needed_is_made_first_and_removed_last() {
 #[test]
 fn only_single_addresses_of_ours_are_ours() {
     let owned = Owned {
-        networks: vec![net("10.42.0.0/16"), net("10.43.0.0/16")],
-        ranges: vec![(ip("192.168.0.200"), ip("192.168.0.210"))],
+        networks: vec![net("10.42.0.0/16"), net("10.43.0.0/16"), net("fd43::/112")],
+        ranges: vec![(ip("192.168.0.200"), ip("192.168.0.210")), (ip("fd00::200"), ip("fd00::2ff"))],
+        ..Owned::default()
     };
     assert!(owned.address("lo", &net("10.43.0.10/32")));
     assert!(owned.address("msvvx", &net("172.16.0.1/24")));
@@ -64,4 +66,19 @@ fn only_single_addresses_of_ours_are_ours() {
     assert!(!owned.address("eth0", &net("192.168.0.211/32")));
     assert!(!owned.address("eth0", &net("10.42.0.1/32")));
     assert!(!owned.address("lo", &net("127.0.0.1/8")));
+    assert!(owned.address("lo", &net("fd43::a/128")));
+    assert!(owned.address("eth0", &net("fd00::201/128")));
+    assert!(!owned.address("eth0", &net("fd00::11/64")));
+    assert!(!owned.address("lo", &net("::1/128")));
+    assert!(!owned.address("msvvx", &net("fe80::1/64")), "the kernel's own");
+}
+
+#[test]
+fn advertisements_are_kept_before_the_node_forwards() {
+    let both = Sysctl::host(&[Family::Ipv6, Family::Ipv4], "eth0");
+    let [kept, forwarding, _] = both.as_slice() else { panic!("{both:?}") };
+    assert!(kept < forwarding, "set in this order");
+    assert_eq!(kept.path(), "net/ipv6/conf/eth0/accept_ra");
+    assert_eq!([0, 1, 2].map(|value| kept.is_met_by(value)), [true, false, true]);
+    assert_eq!(Sysctl::host(&[Family::Ipv4], "eth0"), [Sysctl::Forwarding], "nothing of IPv6");
 }
