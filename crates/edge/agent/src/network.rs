@@ -140,14 +140,13 @@ impl NetworkLoop {
     fn announce(&self, held: &[IpAddr], announced: &mut BTreeSet<IpAddr>) {
         announced.retain(|address| held.contains(address));
         for address in held {
-            let IpAddr::V4(v4) = *address else { continue };
             if announced.insert(*address) {
                 tracing::info!(%address, "load-balancer address taken");
-                let link = self.identity.underlay.ifname.clone();
+                let (link, address) = (self.identity.underlay.ifname.clone(), *address);
                 tokio::spawn(async move {
                     for wait in ANNOUNCEMENTS {
                         tokio::time::sleep(wait).await;
-                        if let Err(error) = announce(&link, v4) {
+                        if let Err(error) = announce(&link, address) {
                             tracing::warn!(%error, "a load-balancer address is not announced");
                         }
                     }

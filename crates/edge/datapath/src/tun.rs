@@ -5,6 +5,7 @@
 //! UDP socket ─ one recvmmsg with GRO ─▶ checked packets ─▶ coalesced, one write ─▶ TUN queue
 //! ```
 //! Invariants:
+//! - Packets of both families pass, whichever the family of the nodes' own addresses is.
 //! - A packet is sent only to the peer whose podCIDR holds its destination, and accepted only from the peer whose
 //!   podCIDR holds its source; all others are counted and dropped.
 //! - Every buffer is allocated at start; nothing is queued beyond the kernel's own queues.
@@ -22,7 +23,7 @@ pub use peers::Peers;
 use arc_swap::ArcSwap;
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 /// Kernel buffer asked for on the UDP socket in each direction, in bytes.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+/// Shortest header of a packet of each family.
+const IPV4_HEADER_BYTES: usize = 20;
+const IPV6_HEADER_BYTES: usize = 40;
 
 /// The tunnel could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -220,11 +224,21 @@ fn set_nonblocking(device: &SyncDevice) -> io::Result<()> {
     }
 }
 
-/// Source and destination of an IPv4 packet; None for anything else.
-fn ends(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    if packet.len() < 20 || packet[0] >> 4 != 4 {
-        return None;
+/// Source and destination of a packet; None for what is neither IPv4 nor IPv6.
+fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    fn address<const BYTES: usize>(packet: &[u8], at: usize) -> Option<IpAddr>
+    where
+        IpAddr: From<[u8; BYTES]>,
+    {
+        packet.get(at..)?.first_chunk::<BYTES>().copied().map(IpAddr::from)
     }
-    let address = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
-    Some((address(12), address(16)))
+    match packet.first()? >> 4 {
+        4 if packet.len() >= IPV4_HEADER_BYTES => {
+            Some((address::<4>(packet, 12)?, address::<4>(packet, 16)?))
+        }
+        6 if packet.len() >= IPV6_HEADER_BYTES => {
+            Some((address::<16>(packet, 8)?, address::<16>(packet, 24)?))
+        }
+        _ => None,
+    }
 }

@@ -58,22 +58,18 @@ fn carries(overlay: Overlay) {
     }
     let mtu_bytes = pod_mtu_bytes(overlay, &world.underlay(0));
     let sixes = pods.clone().map(|(node, uid, address)| (node, uid, six_of(address)));
-    // IPV6-TUN
-    let families = if overlay == Overlay::Tun { vec![&pods] } else { vec![&pods, &sixes] };
-    for pods in families {
+    for pods in [&pods, &sixes] {
         for (from, to) in [(0, 1), (0, 2), (2, 0), (3, 0)] {
             datagrams(&world, &pods[from], &pods[to], mtu_bytes);
         }
     }
-    if overlay != Overlay::Tun {
-        tcp(&world, &sixes[0], &sixes[2], LARGE_BYTES);
-        for (from, to) in [(0, 1), (1, 3), (3, 2), (2, 1)] {
-            tcp(&world, &sixes[from], &sixes[to], SMALL_BYTES);
-        }
+    tcp(&world, &sixes[0], &sixes[2], LARGE_BYTES);
+    for (from, to) in [(0, 1), (1, 3), (3, 2), (2, 1)] {
+        tcp(&world, &sixes[from], &sixes[to], SMALL_BYTES);
     }
     // A node itself calls from its own Pod address, on its own and on another node.
     let callees = [&pods[0], &pods[2], &sixes[0], &sixes[2]];
-    for pod in callees.into_iter().take(if overlay == Overlay::Tun { 2 } else { 4 }) {
+    for pod in callees {
         let listener = world.in_pod(pod, || tcp_server(pod.2));
         let address = listener.local_addr().unwrap();
         std::thread::scope(|scope| {
@@ -259,8 +255,7 @@ fn an_address_moves_at_once_when_announced() {
             world.nodes[1 - holder].lb_addresses.clear();
             world.converge_one(1 - holder);
             world.converge_one(holder);
-            let IpAddr::V4(v4) = address else { unreachable!() };
-            world.on_node(holder, || minisvc_datapath::announce::announce("eth0", v4)).unwrap();
+            world.on_node(holder, || minisvc_datapath::announce::announce("eth0", address)).unwrap();
             let listener = world.on_node(holder, || std::net::TcpListener::bind((address, 7000)).unwrap());
             std::thread::scope(|scope| {
                 let receiver = scope.spawn(|| receive_checked(&listener, SMALL_BYTES));

@@ -9,12 +9,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use tun_rs::{GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN};
+use tun_rs::{GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
 
 /// Largest payload of one batch of datagrams to one peer, below what fits into one UDP packet before segmentation.
 const BATCH_BYTES_MAX: usize = 64_000;
 /// Room for one read: a datagram, or as many as the kernel coalesces.
 const READ_BYTES: usize = 65_535;
+/// Linux, `linux/virtio_net.h`: the checksum is left to us; nothing is to be split.
+const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
+const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
+/// Where a UDP header has its checksum; no other protocol has it there.
+const UDP_CHECKSUM_AT: u16 = 6;
 /// Reads per call.
 const READS: usize = 8;
 
@@ -57,6 +62,9 @@ pub(super) fn send(shared: &Shared, device: &SyncDevice, stopped: &UnixStream) {
                 continue;
             }
         };
+        if packets_read == 1 {
+            write_no_zero_checksum(&read, &mut packets[0][..sizes[0]]);
+        }
         let peers = shared.peers.load();
         let mut next = 0;
         while next < packets_read {
@@ -87,6 +95,23 @@ pub(super) fn send(shared: &Shared, device: &SyncDevice, stopped: &UnixStream) {
                 return;
             }
         }
+    }
+}
+
+/// A UDP checksum that tun-rs computed for the kernel and that came out as zero is written 0xffff (RFC 768): zero means
+/// that there is none, and over IPv6 such a datagram is dropped. `read` begins with the kernel's header; packets that
+/// tun-rs made by splitting are right already.
+fn write_no_zero_checksum(read: &[u8], packet: &mut [u8]) {
+    let Ok(header) = VirtioNetHdr::decode(read) else { return };
+    let computed = header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
+    if !computed || header.gso_type != VIRTIO_NET_HDR_GSO_NONE || header.csum_offset != UDP_CHECKSUM_AT {
+        return;
+    }
+    let at = usize::from(header.csum_start) + usize::from(UDP_CHECKSUM_AT);
+    if let Some(checksum) = packet.get_mut(at..at + 2)
+        && *checksum == [0, 0]
+    {
+        checksum.fill(0xff);
     }
 }
 
@@ -145,7 +170,8 @@ pub(super) fn receive(shared: &Shared, devices: &[Arc<SyncDevice>], stopped: &Un
             // A flow between two nodes stays on one queue, so its packets stay in order.
             let device = &devices[usize::from(queue_of(meta.addr)) % devices.len()];
             for packet in chunk[..meta.len].chunks(meta.stride.max(1)) {
-                if ends(packet).and_then(|(from, _)| peers.find(from)) != Some(meta.addr) {
+                let owner = ends(packet).and_then(|(from, _)| peers.find(from));
+                if !owner.is_some_and(|owner| is_same(owner, meta.addr)) {
                     count(&shared.counters.dropped_received, 1);
                     continue;
                 }
@@ -168,6 +194,11 @@ pub(super) fn receive(shared: &Shared, devices: &[Arc<SyncDevice>], stopped: &Un
     }
 }
 
+/// Whether both are one place: what the kernel tells of an IPv6 sender has parts that are not the address.
+fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip(), one.port()) == (other.ip(), other.port())
+}
+
 fn queue_of(peer: SocketAddr) -> u8 {
     match peer {
         SocketAddr::V4(v4) => v4.ip().octets()[3],
@@ -187,5 +218,33 @@ fn write(counters: &Counters, device: &SyncDevice, table: &mut GROTable, packets
             tracing::debug!(%error, "packets dropped");
             count(&counters.dropped_received, number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_computed_checksum_of_zero_is_written_as_ones() {
+        let header = |flags, csum_offset| {
+            let header = VirtioNetHdr { flags, csum_start: 40, csum_offset, ..VirtioNetHdr::default() };
+            let mut bytes = [0; VIRTIO_NET_HDR_LEN];
+            header.encode(&mut bytes).unwrap();
+            bytes
+        };
+        let written = |header: [u8; VIRTIO_NET_HDR_LEN], checksum: [u8; 2]| {
+            let mut packet = [0x60; 60];
+            packet[46..48].copy_from_slice(&checksum);
+            write_no_zero_checksum(&header, &mut packet);
+            [packet[46], packet[47]]
+        };
+        let udp = header(VIRTIO_NET_HDR_F_NEEDS_CSUM, 6);
+        assert_eq!(written(udp, [0, 0]), [0xff, 0xff]);
+        assert_eq!(written(udp, [0, 7]), [0, 7]);
+        // What the sender wrote itself, and what is no UDP.
+        assert_eq!(written(header(0, 6), [0, 0]), [0, 0]);
+        assert_eq!(written(header(VIRTIO_NET_HDR_F_NEEDS_CSUM, 16), [0, 0]), [0, 0]);
+        write_no_zero_checksum(&udp, &mut [0x60; 41]);
     }
 }
