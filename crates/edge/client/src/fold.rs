@@ -4,9 +4,10 @@
 //! hold is gone. Objects whose version did not change keep their place in memory, so comparing two snapshots
 //! stays cheap after a relist.
 
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Resource as KubeResource, runtime::watcher::Event};
 use minisvc_apimachinery::{ObjectKey, snapshot::Objects};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{any::Any, collections::BTreeSet, sync::Arc};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -33,15 +34,33 @@ fn key_of<T: KubeResource>(object: &T) -> ObjectKey {
 }
 
 /// Drops what no loop reads and what would otherwise be most of the memory.
-fn strip<T: KubeResource>(object: &mut T) {
+fn strip<T: KubeResource + 'static>(object: &mut T) {
     let meta = object.meta_mut();
     meta.managed_fields = None;
     if let Some(annotations) = &mut meta.annotations {
         annotations.remove(LAST_APPLIED);
     }
+    compact(object);
 }
 
-fn put<T: KubeResource>(objects: &mut Objects<T>, key: ObjectKey, mut object: T) -> bool {
+/// Gives back what lists were given while they grew: of the kinds that clusters have most of, nearly half of their size.
+fn compact<T: 'static>(object: &mut T) {
+    let object: &mut dyn Any = object;
+    if let Some(slice) = object.downcast_mut::<EndpointSlice>() {
+        for endpoint in &mut slice.endpoints {
+            endpoint.addresses.shrink_to_fit();
+        }
+        slice.endpoints.shrink_to_fit();
+        slice.ports.as_mut().map(Vec::shrink_to_fit);
+        slice.metadata.owner_references.as_mut().map(Vec::shrink_to_fit);
+    } else if let Some(spec) = object.downcast_mut::<Service>().and_then(|service| service.spec.as_mut()) {
+        spec.ports.as_mut().map(Vec::shrink_to_fit);
+        let lists = [&mut spec.cluster_ips, &mut spec.ip_families, &mut spec.external_ips];
+        lists.into_iter().flatten().for_each(Vec::shrink_to_fit);
+    }
+}
+
+fn put<T: KubeResource + 'static>(objects: &mut Objects<T>, key: ObjectKey, mut object: T) -> bool {
     let version = &object.meta().resource_version;
     if version.is_some() && objects.get(&key).is_some_and(|old| old.meta().resource_version == *version) {
         return false;
@@ -53,7 +72,7 @@ fn put<T: KubeResource>(objects: &mut Objects<T>, key: ObjectKey, mut object: T)
 
 impl Relist {
     /// Folds one event into `staged`, the kind's own map; the caller shows it to readers unless told `Nothing`.
-    pub(crate) fn fold<T: KubeResource>(&mut self, staged: &mut Objects<T>, event: Event<T>) -> Folded {
+    pub(crate) fn fold<T: KubeResource + 'static>(&mut self, staged: &mut Objects<T>, event: Event<T>) -> Folded {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
@@ -89,7 +108,7 @@ impl Relist {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
 
     fn service(name: &str, version: &str) -> Service {
         let mut service = Service::default();
@@ -129,5 +148,20 @@ mod tests {
         assert_eq!(relist.fold(&mut staged, Event::Delete(service("a", "3"))), Folded::Changed);
         assert_eq!(relist.fold(&mut staged, Event::Delete(service("a", "3"))), Folded::Nothing);
         assert!(staged.is_empty());
+    }
+
+    #[test]
+    fn lists_keep_no_more_room_than_they_need() {
+        let ends = (1..=10).map(|n| json!({ "addresses": [format!("10.42.0.{n}")] })).collect::<Vec<_>>();
+        let slice = json!({ "metadata": { "name": "a" }, "addressType": "IPv4", "endpoints": ends, "ports": [{ "port": 80 }] });
+        let text = slice.to_string();
+        let decoded: EndpointSlice = serde_json::from_str(&text).unwrap();
+        assert!(decoded.endpoints.capacity() > 10, "nothing to be given back");
+        let (mut relist, mut staged) = (Relist::default(), Objects::new());
+        relist.fold(&mut staged, Event::Apply(decoded.clone()));
+        let kept = &staged[&ObjectKey::new("", "a")];
+        assert_eq!(**kept, decoded);
+        assert_eq!(kept.endpoints.capacity(), 10);
+        assert!(kept.endpoints.iter().all(|endpoint| endpoint.addresses.capacity() == 1));
     }
 }

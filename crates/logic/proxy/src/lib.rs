@@ -24,6 +24,7 @@ pub mod numbers;
 pub mod plan;
 pub mod planner;
 pub mod service;
+pub mod sorted;
 
 pub use conntrack::udp_flow_is_stale;
 pub use health_check::{HealthCheck, HealthChecks};

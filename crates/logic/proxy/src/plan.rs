@@ -4,6 +4,7 @@ use crate::{
     endpoints::{Endpoints, addresses_maybe_here, endpoints},
     numbers::{At, Role},
     service::{PortView, ServiceView, reject, view},
+    sorted::Sorted,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
@@ -13,10 +14,7 @@ use minisvc_netstate::{
     nft::{Class, Frontend, Protocol},
 };
 use minisvc_reconcile::Rejection;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// The label that says a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -145,13 +143,13 @@ pub struct ServicePlan<A: Address> {
     /// Age for conflicts: the older Service keeps a place. Seconds since the epoch.
     pub created_s: i64,
     /// Endpoint sets by name.
-    pub sets: BTreeMap<SetName, EndpointSet<A>>,
+    pub sets: Sorted<SetName, EndpointSet<A>>,
     /// Frontends by place.
-    pub frontends: BTreeMap<Place<A>, FrontendPlan<A>>,
-    /// Pod addresses that may reach themselves through the Service.
-    pub hairpin: BTreeSet<A>,
-    /// Load balancer addresses whose other ports are refused.
-    pub load_balancer_ips: BTreeSet<A>,
+    pub frontends: Sorted<Place<A>, FrontendPlan<A>>,
+    /// Pod addresses that may reach themselves through the Service, sorted.
+    pub hairpin: Vec<A>,
+    /// Load balancer addresses whose other ports are refused, sorted.
+    pub load_balancer_ips: Vec<A>,
     /// What was left out, and why.
     pub rejected: Vec<Rejection>,
 }
@@ -161,10 +159,10 @@ impl<A: Address> Default for ServicePlan<A> {
     fn default() -> Self {
         Self {
             created_s: 0,
-            sets: BTreeMap::new(),
-            frontends: BTreeMap::new(),
-            hairpin: BTreeSet::new(),
-            load_balancer_ips: BTreeSet::new(),
+            sets: Sorted::default(),
+            frontends: Sorted::default(),
+            hairpin: Vec::new(),
+            load_balancer_ips: Vec::new(),
             rejected: Vec::new(),
         }
     }
@@ -227,7 +225,8 @@ pub fn plan<A: Address>(service: &Service, slices: &[&EndpointSlice], node: &Nod
         ..ServicePlan::default()
     };
     let Some(view) = view::<A>(service, &mut plan.rejected) else { return plan };
-    plan.hairpin = addresses_maybe_here(slices.iter().copied(), &node.name).collect();
+    let hairpin: BTreeSet<A> = addresses_maybe_here(slices.iter().copied(), &node.name).collect();
+    plan.hairpin = hairpin.into_iter().collect();
     let field = "status.loadBalancer.ingress";
     let load_balancer_ips = outside_ips(service, field, &view.load_balancer_ips, node, &mut plan.rejected);
     let external_ips = outside_ips(service, "spec.externalIPs", &view.external_ips, node, &mut plan.rejected);

@@ -12,6 +12,7 @@ use crate::{
     elements::{frontend_elements, node_elements, set_elements},
     numbers::{ClassNumbers, SetNumbers},
     plan::{NodeView, Place, ServicePlan, SetName, plan},
+    sorted::{self, Sorted},
 };
 use claims::{Claim, rejection};
 use imbl::ordmap::DiffItem;
@@ -45,9 +46,11 @@ pub struct Planner<A: Address = Ipv4Addr> {
     node_addresses: Vec<A>,
     services: Objects<Service>,
     slices: Objects<EndpointSlice>,
-    slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Keys of the slices of a Service, sorted.
+    slices_of: BTreeMap<ObjectKey, Vec<ObjectKey>>,
     planned: BTreeMap<ObjectKey, Entry<A>>,
-    claims: BTreeMap<Place<A>, BTreeSet<Claim>>,
+    /// Sorted.
+    claims: BTreeMap<Place<A>, Vec<Claim>>,
     shared: BTreeMap<Key<A>, usize>,
     sets: SetNumbers<A>,
     classes: ClassNumbers,
@@ -60,16 +63,16 @@ pub struct Planner<A: Address = Ipv4Addr> {
 struct Entry<A: Address> {
     plan: ServicePlan<A>,
     /// Number and class of each set in use.
-    numbers: BTreeMap<SetName, (u32, Class)>,
-    /// Elements of this Service alone.
-    elements: Vec<(Key<A>, Value<A>)>,
+    numbers: Sorted<SetName, (u32, Class)>,
+    /// The elements of this Service alone.
+    elements: Box<[Key<A>]>,
     /// Conflicts and exhausted numbers.
     rejected: Vec<Rejection>,
 }
 
 impl<A: Address> Entry<A> {
     fn new(plan: ServicePlan<A>) -> Self {
-        Self { plan, numbers: BTreeMap::new(), elements: Vec::new(), rejected: Vec::new() }
+        Self { plan, numbers: Sorted::default(), elements: Box::default(), rejected: Vec::new() }
     }
 }
 
@@ -189,7 +192,7 @@ impl<A: Address> Planner<A> {
                 && let Some(service) = service_of(slice)
             {
                 if let Some(slices) = self.slices_of.get_mut(&service) {
-                    slices.remove(key);
+                    sorted::remove(slices, key);
                     if slices.is_empty() {
                         self.slices_of.remove(&service);
                     }
@@ -199,7 +202,7 @@ impl<A: Address> Planner<A> {
             if let Some((key, slice)) = new
                 && let Some(service) = service_of(slice)
             {
-                self.slices_of.entry(service.clone()).or_default().insert(key.clone());
+                sorted::insert(self.slices_of.entry(service.clone()).or_default(), key.clone());
                 touched.insert(service);
             }
         }
@@ -240,7 +243,7 @@ impl<A: Address> Planner<A> {
             for place in new.frontends.keys() {
                 let claims = self.claims.entry(*place).or_default();
                 again.extend(claims.iter().map(|(_, key)| key.clone()));
-                claims.insert((new.created_s, key.clone()));
+                sorted::insert(claims, (new.created_s, key.clone()));
             }
             self.share(&new, true, changes);
             match self.planned.get_mut(key) {
@@ -274,9 +277,7 @@ impl<A: Address> Planner<A> {
     /// Takes a Service's own elements out; its numbers stay.
     fn retract(&mut self, key: &ObjectKey, changes: &mut Changes<A>) {
         if let Some(entry) = self.planned.get_mut(key) {
-            for (key, _) in std::mem::take(&mut entry.elements) {
-                changes.insert(key, None);
-            }
+            changes.extend(std::mem::take(&mut entry.elements).iter().map(|key| (*key, None)));
         }
     }
 
@@ -350,7 +351,7 @@ impl<A: Address> Planner<A> {
             }
         }
         changes.extend(elements.iter().map(|(key, value)| (*key, Some(*value))));
-        entry.elements = elements;
+        entry.elements = elements.into_iter().map(|(key, _)| key).collect();
         entry.rejected = rejected;
     }
 

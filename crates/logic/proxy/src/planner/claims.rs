@@ -3,7 +3,10 @@
 //! Invariant: the least claim owns the place, so the older Service keeps it; the others are rejected with `Conflict`.
 
 use super::Planner;
-use crate::plan::{NodeView, Place, ServicePlan};
+use crate::{
+    plan::{NodeView, Place, ServicePlan},
+    sorted,
+};
 use minisvc_apimachinery::ObjectKey;
 use minisvc_netstate::family::Address;
 use minisvc_reconcile::Rejection;
@@ -26,7 +29,7 @@ impl<A: Address> Planner<A> {
 
     pub(super) fn unclaim(&mut self, place: &Place<A>, claim: &Claim, again: &mut BTreeSet<ObjectKey>) {
         if let Some(claims) = self.claims.get_mut(place) {
-            claims.remove(claim);
+            sorted::remove(claims, claim);
             again.extend(claims.iter().map(|(_, key)| key.clone()));
             if claims.is_empty() {
                 self.claims.remove(place);
@@ -38,12 +41,12 @@ impl<A: Address> Planner<A> {
     pub(super) fn places(&self, key: &ObjectKey) -> (Vec<Place<A>>, Vec<Place<A>>) {
         let Some(entry) = self.planned.get(key) else { return (Vec::new(), Vec::new()) };
         entry.plan.frontends.keys().partition(|place| {
-            self.claims.get(place).and_then(BTreeSet::first).is_none_or(|(_, owner)| owner == key)
+            self.claims.get(place).and_then(|claims| claims.first()).is_none_or(|(_, owner)| owner == key)
         })
     }
 
     pub(super) fn conflict(&self, key: &ObjectKey, place: &Place<A>) -> Rejection {
-        let owner = self.claims.get(place).and_then(BTreeSet::first).map(|(_, owner)| owner.to_string());
+        let owner = self.claims.get(place).and_then(|claims| claims.first()).map(|(_, owner)| owner.to_string());
         let place = match place {
             Place::Address(frontend) => frontend.to_string(),
             Place::NodePort(protocol, port) => format!("node port {port}/{protocol}"),
