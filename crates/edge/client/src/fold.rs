@@ -72,7 +72,11 @@ fn put<T: KubeResource + 'static>(objects: &mut Objects<T>, key: ObjectKey, mut 
 
 impl Relist {
     /// Folds one event into `staged`, the kind's own map; the caller shows it to readers unless told `Nothing`.
-    pub(crate) fn fold<T: KubeResource + 'static>(&mut self, staged: &mut Objects<T>, event: Event<T>) -> Folded {
+    pub(crate) fn fold<T: KubeResource + 'static>(
+        &mut self,
+        staged: &mut Objects<T>,
+        event: Event<T>,
+    ) -> Folded {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());

@@ -46,7 +46,8 @@ impl<A: Address> Planner<A> {
     }
 
     pub(super) fn conflict(&self, key: &ObjectKey, place: &Place<A>) -> Rejection {
-        let owner = self.claims.get(place).and_then(|claims| claims.first()).map(|(_, owner)| owner.to_string());
+        let owner =
+            self.claims.get(place).and_then(|claims| claims.first()).map(|(_, owner)| owner.to_string());
         let place = match place {
             Place::Address(frontend) => frontend.to_string(),
             Place::NodePort(protocol, port) => format!("node port {port}/{protocol}"),
