@@ -65,6 +65,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
             path.display()
         );
     }
+    let underlay = node::fit(underlay, &member.cluster)?;
     networks::check(&member.cluster, &underlay.addresses())?;
     checks::overlay(member.cluster.overlay)?;
     same_facts(&args, &member.cluster)?;
