@@ -1,7 +1,7 @@
 //! The first server: store, API, control loops and a node.
 
 use super::{
-    checks, cluster, networks, node,
+    checks, cluster, node,
     options::{Part, ServerArgs},
 };
 use crate::local::Role;
@@ -34,9 +34,8 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let name = args.name()?;
     let wanted = args.cluster()?;
     let underlay = node::underlay(&args, None, wanted.primary_family()).await?;
-    let underlay = node::fit(underlay, &wanted)?;
+    let underlay = node::fit(&args, underlay, &wanted)?;
     let addresses = underlay.addresses();
-    networks::check(&wanted, &addresses)?;
     checks::overlay(wanted.overlay)?;
     let listeners = listeners(args.bind)?;
     checks::ports(underlay.address, !args.disable.contains(&Part::Ingress))?;

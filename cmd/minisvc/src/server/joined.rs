@@ -1,7 +1,7 @@
 //! A server that joins: a node of a cluster whose API is elsewhere.
 
 use super::{
-    checks, networks, node,
+    checks, node,
     options::{Part, ServerArgs},
 };
 use anyhow::{Context, bail};
@@ -65,8 +65,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
             path.display()
         );
     }
-    let underlay = node::fit(underlay, &member.cluster)?;
-    networks::check(&member.cluster, &underlay.addresses())?;
+    let underlay = node::fit(&args, underlay, &member.cluster)?;
     checks::overlay(member.cluster.overlay)?;
     same_facts(&args, &member.cluster)?;
     let papers = node::Papers { ca: member.ca, certificate: member.certificate, key: member.key };

@@ -1,6 +1,9 @@
 //! The part every server has: its underlay, its Pods, its control loops.
 
-use super::options::{Part, ServerArgs};
+use super::{
+    networks,
+    options::{Part, ServerArgs},
+};
 use anyhow::{Context, bail};
 use minisvc_agent::{Agent, AgentConfig, Underlay};
 use minisvc_apimachinery::{ClusterConfig, Family};
@@ -34,9 +37,13 @@ pub async fn underlay(args: &ServerArgs, join: Option<IpAddr>, primary: Family) 
 /// The underlay as a cluster needs it: without an address of a family that the cluster has not.
 ///
 /// # Errors
-/// If this machine cannot carry a family of the cluster.
-pub fn fit(mut underlay: Underlay, cluster: &ClusterConfig) -> anyhow::Result<Underlay> {
+/// If this machine cannot carry a family of the cluster, or its addresses do not go with the cluster's networks.
+pub fn fit(args: &ServerArgs, mut underlay: Underlay, cluster: &ClusterConfig) -> anyhow::Result<Underlay> {
     let families = cluster.families();
+    networks::check(
+        cluster,
+        &if args.node_ips().is_empty() { vec![underlay.address] } else { args.node_ips() },
+    )?;
     underlay.second = underlay.second.filter(|net| families.contains(&Family::of_net(*net)));
     if families.contains(&Family::Ipv6) {
         if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
@@ -81,7 +88,7 @@ pub async fn agent(
     let runtime = Runtime::new(config).context("set up the runtime of pods")?;
     let config = AgentConfig {
         node_name: name.to_owned(),
-        underlay: fit(underlay, &cluster)?,
+        underlay,
         cluster,
         control_plane: args.join.is_none(),
         client,

@@ -75,7 +75,8 @@ pub async fn keep_records(
 /// # Errors
 /// If a port is taken or may not be bound.
 pub fn bind_ingress(identity: &NodeIdentity) -> Result<IngressProxy, AgentError> {
-    let at = |port| vec![SocketAddr::new(identity.underlay.address, port)];
+    let own = identity.underlay.addresses();
+    let at = |port| own.iter().map(|address| SocketAddr::new(*address, port)).collect();
     let config = minisvc_ingress_proxy::Config { http: at(80), https: at(443) };
     IngressProxy::bind(&config).map_err(|source| AgentError::Ingress { source })
 }

@@ -54,7 +54,7 @@ fn field(family: Family, field: Field) -> Vec<u8> {
     // Header, and its fields of source and destination.
     let (ip, source, destination) = match family {
         Family::Ipv4 => (12, 11, 12),
-        Family::Ipv6 => (13, 7, 8),
+        Family::Ipv6 => (13, 8, 9),
     };
     match field {
         Field::SourceAddress => expression(PAYLOAD, &numbers(&[ip, source])),
