@@ -110,8 +110,13 @@ impl Lab {
 
     /// As [`Self::up`] with two nodes and this overlay; None as well where a plain user has no tun device.
     pub fn up_with_overlay(overlay: &str) -> Option<Self> {
-        let lab = Self { name: format!("t-{overlay}-{}", std::process::id()), uid: None };
-        lab.started(&format!("--nodes 2 --overlay {overlay}"), 2)
+        Self::up_with(&format!("t-{overlay}"), &format!("--overlay {overlay}"))
+    }
+
+    /// As [`Self::up`] with two nodes and these flags; None as well where a plain user has no tun device.
+    pub fn up_with(tag: &str, flags: &str) -> Option<Self> {
+        let lab = Self { name: format!("{tag}-{}", std::process::id()), uid: None };
+        lab.started(&format!("--nodes 2 {flags}"), 2)
     }
 
     fn started(self, flags: &str, nodes: usize) -> Option<Self> {

@@ -34,7 +34,7 @@ pub fn bind_dns(identity: &NodeIdentity) -> Result<Option<Nameserver>, AgentErro
     let resolvers = parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let mut allowed = identity.cluster.cluster_cidrs.clone();
-    allowed.extend(loopback.into_iter().chain([identity.underlay.address]).map(IpNet::from));
+    allowed.extend(loopback.into_iter().chain(identity.underlay.addresses()).map(IpNet::from));
     let at = |address| SocketAddr::new(address, DNS_PORT);
     let config = minisvc_nameserver::Config {
         // A node whose own programs ask cluster DNS must not forward to itself.

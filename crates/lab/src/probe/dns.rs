@@ -1,12 +1,11 @@
 //! One DNS question over UDP.
 
-use super::{Attempt, kind, now_us};
+use super::{Attempt, kind, now_us, target};
 use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
 };
 use std::net::{IpAddr, SocketAddr};
-use tokio::net::UdpSocket;
 
 /// What an answer may be long.
 const PAYLOAD_BYTES: u16 = 1232;
@@ -36,8 +35,7 @@ pub(super) async fn ask(
     edns.set_max_payload(PAYLOAD_BYTES);
     question.set_edns(edns);
     let bytes = question.to_vec().map_err(|error| Attempt::failed(error.to_string()))?;
-    let socket = UdpSocket::bind(("0.0.0.0", 0)).await.map_err(failed)?;
-    socket.connect(server).await.map_err(failed)?;
+    let socket = target::udp_socket(server).await.map_err(failed)?;
     socket.send(&bytes).await.map_err(failed)?;
     let mut buffer = [0; 4096];
     loop {

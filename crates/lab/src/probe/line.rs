@@ -1,6 +1,6 @@
 //! Lines over TCP, datagrams over UDP.
 
-use super::{Attempt, Report, kind, now_us, target::Place};
+use super::{Attempt, Report, kind, now_us, target, target::Place};
 use std::time::Duration;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -48,9 +48,8 @@ impl Line {
                 Ok(Self::Tcp(BufReader::new(stream)))
             }
             Kind::Udp => {
-                let socket = UdpSocket::bind(("0.0.0.0", 0)).await.map_err(failed)?;
-                socket.connect(&addresses[..]).await.map_err(failed)?;
-                Ok(Self::Udp(socket))
+                let first = addresses.first().ok_or_else(|| Attempt::failed("resolve"))?;
+                Ok(Self::Udp(target::udp_socket(*first).await.map_err(failed)?))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! What a probe's target says.
 
 use super::{Attempt, Spec, dns, http, line};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::net::UdpSocket;
 
 /// A host, by name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +23,12 @@ pub(super) enum Target {
 
 impl Place {
     fn parse(text: &str, default_port: Option<u16>) -> Option<Self> {
+        // An IPv6 address is in brackets, whatever follows.
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().ok()?),
-            None => (text, default_port?),
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            _ => (text, default_port?),
         };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         (!host.is_empty()).then(|| Self { host: host.to_owned(), port })
     }
 
@@ -35,11 +38,18 @@ impl Place {
             return Ok(vec![SocketAddr::new(address, self.port)]);
         }
         let failed = |_| Attempt::failed("resolve");
-        let mut found: Vec<_> =
+        let found: Vec<_> =
             tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(failed)?.collect();
-        found.retain(SocketAddr::is_ipv4);
         if found.is_empty() { Err(Attempt::failed("resolve")) } else { Ok(found) }
     }
+}
+
+/// A UDP socket from which this address can be asked.
+pub(super) async fn udp_socket(to: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(to).await?;
+    Ok(socket)
 }
 
 impl Target {
