@@ -109,69 +109,129 @@ pub fn endpoints_are_written_by_hand(lab: &Lab, pair: &Pair) {
     lab.minisvc("delete service written mirrored").ok();
 }
 
-/// One Service through all types and back: what each brings is there, and what went refuses, or is free, at once.
-pub fn types_change(lab: &Lab) {
-    const PORTS: &str = "selector: {side: near}, ports: [{port: 80, targetPort: 8080}]";
-    let become_ = |spec: &str| apply(lab, &service("shift", spec));
-    let alias = || {
-        let said = lab.lab("exec node1 -- minisvc lab-probe dns:shift.default.svc.cluster.local/CNAME");
-        said.out.contains("CNAME near.example")
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    ExternalName,
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+use Kind::{ClusterIp as C, ExternalName as E, LoadBalancer as L, NodePort as N};
+
+/// Every change from one type to another, once.
+const WALK: [Kind; 13] = [C, E, N, L, C, N, E, L, N, C, L, E, C];
+
+impl Kind {
+    fn spec(self) -> &'static str {
+        match self {
+            E => "type: ExternalName, externalName: near.example",
+            C => "type: ClusterIP, selector: {side: near}, ports: [{port: 80, targetPort: 8080}]",
+            N => "type: NodePort, selector: {side: near}, ports: [{port: 80, targetPort: 8080}]",
+            L => "type: LoadBalancer, selector: {side: near}, ports: [{port: 80, targetPort: 8080}]",
+        }
+    }
+}
+
+/// What the Service has of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Holdings {
+    address: Option<String>,
+    node_port: Option<u16>,
+    balancer: Option<String>,
+}
+
+fn holdings(lab: &Lab, kind: Kind) -> Holdings {
+    let ask = |path: &str| given(lab, "service shift", path);
+    let there = |there: bool, path: &str| {
+        if there {
+            return Some(ask(path));
+        }
+        eventually(&format!("{kind:?} has no {path}"), LONG, || match field(lab, "service shift", path) {
+            found if found.is_empty() => Ok(None),
+            found => Err(found),
+        })
     };
-    become_(&format!("type: ClusterIP, {PORTS}"));
-    let first = cluster_ip(lab, "shift");
-    agree(lab, "node2", &at(&first, 80), &["near"]);
-    // Reached from itself, a Pod sees another address than its own; from another it sees that one's.
-    agree(lab, "pod/near", &at(&first, 80), &["near"]);
-    agree(lab, "pod/far", &at(&first, 80), &["near"]);
-    assert!(!alias());
-
-    become_("type: ExternalName, externalName: near.example");
-    agree(lab, "node2", &at(&first, 80), &["refused"]);
-    assert_eq!(field(lab, "service shift", ".spec.clusterIP"), "");
-    eventually("the name is an alias", LONG, || if alias() { Ok(()) } else { Err(String::new()) });
-    // The address is free: another may have it.
-    apply(lab, &service("heir", &format!("clusterIP: '{first}', {PORTS}")));
-    agree(lab, "node2", &at(&first, 80), &["near"]);
-
-    become_(&format!("type: NodePort, {PORTS}"));
-    let second = cluster_ip(lab, "shift");
-    assert_ne!(first, second);
-    let port: u16 = given(lab, "service shift", ".spec.ports[0].nodePort").parse().unwrap();
-    agree(lab, "node2", &at(&second, 80), &["near"]);
-    for node in [NODE1, NODE2] {
-        agree(lab, "client", &at(node, port), &["near"]);
+    Holdings {
+        address: there(kind != E, ".spec.clusterIP"),
+        node_port: there(kind == N || kind == L, ".spec.ports[0].nodePort").map(|port| port.parse().unwrap()),
+        balancer: there(kind == L, ".status.loadBalancer.ingress[0].ip"),
     }
-    eventually("the name is no alias", LONG, || if alias() { Err(String::new()) } else { Ok(()) });
+}
 
-    become_(&format!("type: LoadBalancer, {PORTS}"));
-    let balancer = given(lab, "service shift", ".status.loadBalancer.ingress[0].ip");
-    agree(lab, "client", &at(&balancer, 80), &["near"]);
-    agree(lab, "client", &at(&balancer, 81), &["refused"]);
-    agree(lab, "client", &at(NODE2, port), &["near"]);
-    assert_eq!(cluster_ip(lab, "shift"), second);
-
-    become_(&format!("type: NodePort, {PORTS}"));
-    eventually("the load balancer's address is nobody's", LONG, || {
-        let found = met(lab, "client", &at(&balancer, 80), 1);
-        if found.contains("near") { Err(format!("{found:?}")) } else { Ok(()) }
-    });
-    assert_eq!(field(lab, "service shift", ".status.loadBalancer.ingress"), "");
-    agree(lab, "client", &at(NODE1, port), &["near"]);
-
-    become_(&format!("type: ClusterIP, {PORTS}"));
-    for node in [NODE1, NODE2] {
-        eventually("the node port refuses", LONG, || {
-            let found = met(lab, "client", &at(node, port), 1);
-            if found.contains("refused") { Ok(()) } else { Err(format!("{found:?}")) }
-        });
+/// One Service through every change of its type: what a type brings is there and stays while it may, what it does not
+/// have is refused at once.
+pub fn types_change(lab: &Lab) {
+    let mut had = Holdings::default();
+    let gone = |what: &str, to: &str| {
+        eventually(&format!("{what} {to} leads nowhere"), LONG, || match met(lab, "client", to, 1) {
+            found if found.contains("near") => Err(format!("{found:?}")),
+            found => Ok(found),
+        })
+    };
+    for (step, kind) in WALK.into_iter().enumerate() {
+        println!("the Service is a {kind:?}");
+        apply(lab, &service("shift", kind.spec()));
+        let has = holdings(lab, kind);
+        if had.address.is_some() && has.address.is_some() {
+            assert_eq!(has.address, had.address);
+        }
+        if had.node_port.is_some() && has.node_port.is_some() {
+            assert_eq!(has.node_port, had.node_port);
+        }
+        match (&has.address, &had.address) {
+            // From another Pod, which is seen as itself, or from the Pod itself, which is not.
+            (Some(address), _) => {
+                let from = if step % 2 == 0 { "pod/near" } else { "pod/far" };
+                agree(lab, from, &at(address, 80), &["near"]);
+            }
+            (None, Some(before)) => agree(lab, "node2", &at(before, 80), &["refused"]),
+            (None, None) => {}
+        }
+        let node = if step % 2 == 0 { NODE1 } else { NODE2 };
+        match (has.node_port, had.node_port) {
+            (Some(port), _) => agree(lab, "client", &at(node, port), &["near"]),
+            (None, Some(before)) => {
+                let found = gone("the node port", &at(node, before));
+                assert_eq!(found, ["refused".to_owned()].into());
+            }
+            (None, None) => {}
+        }
+        match (&has.balancer, &had.balancer) {
+            (Some(address), _) => agree(lab, "client", &at(address, 80), &["near"]),
+            (None, Some(before)) => drop(gone("the load balancer's address", &at(before, 80))),
+            (None, None) => {}
+        }
+        let alias = || {
+            let said = lab.lab("exec node1 -- minisvc lab-probe dns:shift.default.svc.cluster.local/CNAME");
+            said.out.contains("CNAME near.example")
+        };
+        let right = || if alias() == (kind == E) { Ok(()) } else { Err(String::new()) };
+        eventually("the name is an alias, or is none", LONG, right);
+        had = has;
     }
-    agree(lab, "node2", &at(&second, 80), &["near"]);
-    let ports = format!("selector: {{app: pair}}, ports: [{{port: 80, targetPort: web, nodePort: {port}}}]");
-    apply(lab, &service("heir", &format!("type: NodePort, clusterIP: '{first}', {ports}")));
-    agree(lab, "client", &at(NODE2, port), &["near", "far"]);
+    what_is_released_is_free(lab, &had);
+}
 
-    become_("type: ExternalName, externalName: near.example");
-    agree(lab, "node2", &at(&second, 80), &["refused"]);
+/// Another Service may have at once what one gives up.
+fn what_is_released_is_free(lab: &Lab, had: &Holdings) {
+    let address = had.address.as_deref().unwrap();
+    let ports = "selector: {app: pair}, ports: [{port: 80, targetPort: web, nodePort: 30999}]";
+    let heir = |spec: &str| service("heir", &format!("type: NodePort, {spec}{ports}"));
+    apply(
+        lab,
+        &service(
+            "shift",
+            "type: NodePort, selector: {side: near}, ports: [{port: 80, targetPort: 8080, nodePort: 30999}]",
+        ),
+    );
+    agree(lab, "client", &at(NODE2, 30999), &["near"]);
+    let refused = lab.minisvc_of(&["apply", "-f", "-"], &heir("")).refused();
+    assert!(refused.contains("spec.ports[0].nodePort"), "{refused}");
+    apply(lab, &service("shift", E.spec()));
+    apply(lab, &heir(&format!("clusterIP: '{address}', ")));
+    agree(lab, "client", &at(NODE2, 30999), &["near", "far"]);
+    agree(lab, "node1", &at(address, 80), &["near", "far"]);
     lab.minisvc("delete service shift heir").ok();
-    agree(lab, "node1", &at(&first, 80), &["refused"]);
+    agree(lab, "node1", &at(address, 80), &["refused"]);
 }
