@@ -139,3 +139,45 @@ fn a_table_that_somebody_takes_away_comes_back(lab: &Lab) {
     }
     nft("delete table inet minisvc; delete table ip theirs");
 }
+
+const TOLD: [(&str, &str); 2] = [
+    ("MINISVC_NODEPORT_ADDRESSES", "172.31.77.0/24,198.18.5.0/24,127.0.0.0/8"),
+    ("MINISVC_ALLOWED_EXTERNAL_IPS", "198.18.6.0/24"),
+];
+
+/// Node ports answer on the addresses that were chosen, as they come; external IPs are those of the allowed networks.
+#[test]
+fn addresses_are_those_that_were_chosen() {
+    if !is_there("ip", "-V") {
+        return;
+    }
+    let Some(lab) = Lab::up_told("t-chosen", &TOLD) else { return };
+    let service = |external: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: chosen}}\nspec: {{type: NodePort, externalIPs: [{external}], selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080, nodePort: 30999}}]}}\n"
+        )
+    };
+    lab.minisvc_of(&["apply", "-f", "-"], &format!("{}{}", service("198.18.6.7"), pod("one", "node1"))).ok();
+    let refused = lab.minisvc_of(&["apply", "-f", "-"], &service("198.18.7.7")).refused();
+    assert!(refused.contains("198.18.7.7 is in none of the networks that this cluster allows"), "{refused}");
+    let reached = |from: &str, to: &str| {
+        eventually(&format!("{from} reaches {to}"), LONG, || {
+            let said = lab.probe(from, &format!("http://{to}/"));
+            if said.out.contains("\"pod\":\"one\"") { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+    };
+    reached("client", "172.31.77.11:30999");
+    let link = lab.lab("exec node1 -- ip -o -4 route get 172.31.77.100").ok();
+    let link = link.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap().to_owned();
+    lab.lab(&format!("exec node1 -- ip addr add 198.18.5.1/32 dev {link}")).ok();
+    lab.lab("exec client -- ip route add 198.18.4.0/22 via 172.31.77.11").ok();
+    reached("client", "198.18.5.1:30999");
+    let trace = lab.minisvc("trace --from 172.31.77.100 198.18.5.1:30999 --via node1").ok();
+    assert!(trace.contains("node port 30999 of Service default/chosen"), "{trace}");
+    reached("client", "198.18.6.7:80");
+    let trace = lab.minisvc("trace --from 172.31.77.100 198.18.6.7:80 --via node1").ok();
+    assert!(trace.contains("external IP of Service default/chosen"), "{trace}");
+    let localhost = lab.probe("node1", "http://127.0.0.1:30999/");
+    assert!(localhost.out.contains("refused"), "never on localhost: {localhost:?}");
+    lab.down();
+}

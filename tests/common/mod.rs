@@ -94,6 +94,8 @@ pub struct Lab {
     /// Its name.
     pub name: String,
     uid: Option<u32>,
+    /// Variables that its servers see.
+    env: &'static [(&'static str, &'static str)],
 }
 
 impl Lab {
@@ -104,7 +106,7 @@ impl Lab {
 
     /// As [`Self::up`], as the user `uid`.
     pub fn up_as(tag: &str, nodes: usize, uid: Option<u32>) -> Option<Self> {
-        let lab = Self { name: format!("{tag}-{}", std::process::id()), uid };
+        let lab = Self { name: format!("{tag}-{}", std::process::id()), uid, env: &[] };
         lab.started(&format!("--nodes {nodes}"), nodes)
     }
 
@@ -115,8 +117,13 @@ impl Lab {
 
     /// As [`Self::up`] with two nodes and these flags; None as well where a plain user has no tun device.
     pub fn up_with(tag: &str, flags: &str) -> Option<Self> {
-        let lab = Self { name: format!("{tag}-{}", std::process::id()), uid: None };
+        let lab = Self { name: format!("{tag}-{}", std::process::id()), uid: None, env: &[] };
         lab.started(&format!("--nodes 2 {flags}"), 2)
+    }
+
+    /// As [`Self::up`] with one node, whose server sees these variables.
+    pub fn up_told(tag: &str, env: &'static [(&'static str, &'static str)]) -> Option<Self> {
+        Self { name: format!("{tag}-{}", std::process::id()), uid: None, env }.started("--nodes 1", 1)
     }
 
     fn started(self, flags: &str, nodes: usize) -> Option<Self> {
@@ -156,6 +163,7 @@ impl Lab {
             .args(words)
             .env("MINISVC_LAB_NAME", &self.name)
             .env("KUBECONFIG", self.dir().join("kubeconfig"));
+        command.envs(self.env.iter().copied());
         command.env("HOME", self.dir()).current_dir(env!("CARGO_MANIFEST_DIR"));
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid).current_dir("/");

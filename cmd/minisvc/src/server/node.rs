@@ -90,6 +90,7 @@ pub async fn agent(
         node_name: name.to_owned(),
         underlay,
         cluster,
+        node_port_addresses: args.node_port_addresses()?,
         control_plane: args.join.is_none(),
         client,
         runtime,

@@ -6,6 +6,7 @@
 use super::networks::{NodeIps, address_range, networks, one_of_each};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use minisvc_agent::NodePortAddresses;
 use minisvc_apimachinery::{ClusterConfig, Overlay};
 use minisvc_runtime::MappedImage;
 use serde_json::Value;
@@ -78,6 +79,15 @@ pub struct ServerArgs {
     /// Ports for Services of type NodePort [default: 30000-32767].
     #[arg(long, env = "MINISVC_SERVICE_NODE_PORT_RANGE", value_name = "FROM-TO")]
     pub service_node_port_range: Option<String>,
+    /// Addresses of this node on which node ports answer: `primary`, those by which the other nodes reach it, or all its
+    /// own in these networks; never localhost.
+    #[arg(
+        long,
+        env = "MINISVC_NODEPORT_ADDRESSES",
+        default_value = "primary",
+        value_name = "primary|CIDR[,CIDR…]"
+    )]
+    pub nodeport_addresses: String,
     /// DNS zone of the cluster [default: cluster.local].
     #[arg(long, env = "MINISVC_CLUSTER_DOMAIN", value_name = "ZONE")]
     pub cluster_domain: Option<String>,
@@ -152,6 +162,7 @@ impl ServerArgs {
         if self.join.is_none() && self.token.is_some() {
             bail!("--token needs --join https://HOST:6443");
         }
+        self.node_port_addresses()?;
         Ok(self)
     }
 
@@ -220,6 +231,17 @@ impl ServerArgs {
             config.load_balancer_pool.clear();
         }
         Ok(config)
+    }
+
+    /// Where node ports answer.
+    ///
+    /// # Errors
+    /// If it is neither `primary` nor networks.
+    pub fn node_port_addresses(&self) -> anyhow::Result<NodePortAddresses> {
+        match self.nodeport_addresses.as_str() {
+            "primary" => Ok(NodePortAddresses::Primary),
+            text => networks("--nodeport-addresses", text).map(NodePortAddresses::Within),
+        }
     }
 
     /// The cluster-wide flags that were given, for a node that takes them from the cluster instead.

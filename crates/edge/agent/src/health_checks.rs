@@ -46,7 +46,7 @@ pub struct HealthChecks {
 /// A port that is served.
 struct Port {
     check: watch::Sender<HealthCheck>,
-    server: AbortHandle,
+    servers: Vec<AbortHandle>,
 }
 
 #[derive(Clone)]
@@ -69,9 +69,10 @@ impl HealthChecks {
             }
             let wanted = checks.checks();
             ports.retain(|number, port| {
-                let stays = wanted.contains_key(number) && !port.server.is_finished();
+                let stays =
+                    wanted.contains_key(number) && port.servers.iter().all(|server| !server.is_finished());
                 if !stays {
-                    port.server.abort();
+                    port.servers.iter().for_each(AbortHandle::abort);
                 }
                 stays
             });
@@ -104,9 +105,8 @@ impl HealthChecks {
         servers: &mut JoinSet<()>,
         told: &mut BTreeSet<u16>,
     ) {
-        let address = SocketAddr::new(self.identity.underlay.address, number);
-        let listener = match TcpListener::bind(address).await {
-            Ok(listener) => listener,
+        let listeners = match self.listeners(number).await {
+            Ok(listeners) => listeners,
             Err(error) => {
                 if told.insert(number) {
                     let (node, service) = (&self.identity.name, check.service);
@@ -124,12 +124,25 @@ impl HealthChecks {
         let (check, receiver) = watch::channel(check);
         let asked = Asked { check: receiver, last_sync: self.last_sync.clone() };
         let router = Router::new().fallback(any(answer)).with_state(asked);
-        let server = servers.spawn(async move {
-            if let Err(error) = axum::serve(Bounded::new(listener), router).await {
-                tracing::warn!(%error, number, "a health check port");
-            }
-        });
-        ports.insert(number, Port { check, server });
+        let serve = |listener| {
+            let router = router.clone();
+            servers.spawn(async move {
+                if let Err(error) = axum::serve(Bounded::new(listener), router).await {
+                    tracing::warn!(%error, number, "a health check port");
+                }
+            })
+        };
+        let servers = listeners.into_iter().map(serve).collect();
+        ports.insert(number, Port { check, servers });
+    }
+
+    /// Load balancers ask at the node's addresses of either family.
+    async fn listeners(&self, number: u16) -> std::io::Result<Vec<TcpListener>> {
+        let mut listeners = Vec::new();
+        for address in self.identity.underlay.addresses() {
+            listeners.push(TcpListener::bind(SocketAddr::new(address, number)).await?);
+        }
+        Ok(listeners)
     }
 }
 

@@ -18,6 +18,7 @@ mod health_checks;
 mod names;
 mod network;
 mod node;
+mod node_ports;
 mod pod_dns;
 mod pods;
 mod services;
@@ -30,6 +31,7 @@ use minisvc_apimachinery::{ClusterConfig, Snapshot, Synced};
 use minisvc_client::{ApiClient, Follower, Interest, Kind, events::Recorder, follow};
 pub use minisvc_podnet::Underlay;
 use minisvc_runtime::Runtime;
+pub use node_ports::NodePortAddresses;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
@@ -59,6 +61,8 @@ pub struct NodeIdentity {
     /// The parts of the cluster's networks that are its own, one a family, the primary one first; empty until the manager
     /// has given it some.
     pub pod_cidrs: watch::Receiver<Vec<IpNet>>,
+    /// Its addresses on which node ports answer.
+    pub node_ports_at: watch::Receiver<Vec<IpAddr>>,
 }
 
 /// What a node is started with.
@@ -69,6 +73,8 @@ pub struct AgentConfig {
     pub underlay: Underlay,
     /// The facts all nodes share.
     pub cluster: ClusterConfig,
+    /// Where node ports answer.
+    pub node_port_addresses: NodePortAddresses,
     /// Whether the control plane runs here.
     pub control_plane: bool,
     /// The API, with the node's own certificate.
@@ -88,6 +94,7 @@ pub struct Agent {
     config: AgentConfig,
     identity: Arc<NodeIdentity>,
     pod_cidrs: watch::Sender<Vec<IpNet>>,
+    node_ports_at: watch::Sender<Vec<IpAddr>>,
     nameserver: Option<minisvc_nameserver::Nameserver>,
     ingress: Option<minisvc_ingress_proxy::IngressProxy>,
     node_server: TcpListener,
@@ -106,12 +113,15 @@ impl Agent {
     /// Naming the address that could not be bound.
     pub async fn bind(config: AgentConfig) -> Result<Self, AgentError> {
         let (pod_cidrs, receiver) = watch::channel(Vec::new());
+        let first = node_ports::now(&config.node_port_addresses, &config.underlay, &config.cluster).await;
+        let (node_ports_at, receiver_of_ports) = watch::channel(first);
         let identity = Arc::new(NodeIdentity {
             name: config.node_name.clone(),
             underlay: config.underlay.clone(),
             cluster: config.cluster.clone(),
             control_plane: config.control_plane,
             pod_cidrs: receiver,
+            node_ports_at: receiver_of_ports,
         });
         let address = identity.underlay.address;
         Ok(Self {
@@ -122,6 +132,7 @@ impl Agent {
             config,
             identity,
             pod_cidrs,
+            node_ports_at,
         })
     }
 
@@ -130,7 +141,8 @@ impl Agent {
     /// # Errors
     /// If the records of Pods that run already cannot be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { config, identity, pod_cidrs, nameserver, ingress, node_server, health } = self;
+        let Self { config, identity, pod_cidrs, node_ports_at, nameserver, ingress, node_server, health } =
+            self;
         let client = config.client.clone();
         let mut kinds =
             vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::ServiceCidrs, Kind::EndpointSlices];
@@ -163,6 +175,12 @@ impl Agent {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(node::keep(identity.clone(), client, snapshots.clone()));
+        tasks.spawn(node_ports::follow(
+            config.node_port_addresses.clone(),
+            identity.underlay.clone(),
+            identity.cluster.clone(),
+            node_ports_at,
+        ));
         tasks.spawn(pods::follow_pod_cidrs(identity.clone(), snapshots.clone(), pod_cidrs));
         tasks.spawn(pods.run());
         let network = network::NetworkLoop {

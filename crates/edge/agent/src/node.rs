@@ -36,8 +36,14 @@ pub async fn keep(identity: Arc<NodeIdentity>, client: ApiClient, mut snapshots:
     tracing::info!(node = identity.name, "registered");
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut node_ports_at = identity.node_ports_at.clone();
     loop {
         tokio::select! {
+            Ok(()) = node_ports_at.changed() => {
+                if let Err(error) = register(&identity, &client).await {
+                    tracing::warn!(%error, "node annotations");
+                }
+            }
             _ = heartbeat.tick() => {
                 let renewed = lease::renew_node(&client, &identity.name, HEARTBEAT_LASTS_S, Timestamp::now()).await;
                 if let Err(error) = renewed {
@@ -104,6 +110,7 @@ fn annotations(identity: &NodeIdentity) -> BTreeMap<String, String> {
         link: identity.underlay.ifname.clone(),
         prefix_len: identity.underlay.prefix_len,
         second: identity.underlay.second,
+        node_ports_at: Some(identity.node_ports_at.borrow().clone()),
     };
     let text = serde_json::to_string(&facts).ok();
     text.into_iter().map(|text| (FACTS_ANNOTATION.to_owned(), text)).collect()

@@ -94,8 +94,8 @@ impl ServiceLoop {
             let snapshot = self.snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 self.hold(&mut held, &snapshot);
-                let NodeIdentity { name, underlay, cluster, .. } = &*self.identity;
-                let node = NodeView::of(&snapshot, name, underlay.addresses(), cluster);
+                let NodeIdentity { name, cluster, node_ports_at, .. } = &*self.identity;
+                let node = NodeView::of(&snapshot, name, node_ports_at.borrow().clone(), cluster);
                 let known = std::mem::take(&mut tables);
                 let pass = tokio::task::spawn_blocking(move || known.pass(&node, &snapshot)).await;
                 match pass {

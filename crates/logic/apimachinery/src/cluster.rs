@@ -142,6 +142,9 @@ pub struct NodeFacts {
     /// Its address of the other family, if the cluster has both and it one of each, with its prefix on the link.
     #[serde(default)]
     pub second: Option<IpNet>,
+    /// Its addresses on which node ports answer; an older node does not say.
+    #[serde(default)]
+    pub node_ports_at: Option<Vec<IpAddr>>,
 }
 
 impl NodeFacts {

@@ -185,7 +185,7 @@ impl<A: Address> Side<A> {
             .map_err(|error| error.to_string())?
             .desired
             .links;
-        let node = NodeView::of(snapshot, name, addresses, &facts.cluster);
+        let node = NodeView::of(snapshot, name, facts.node_ports_at.unwrap_or(addresses), &facts.cluster);
         let mut planner = Planner::new(node, &ServiceTable::new());
         planner.update(snapshot);
         Ok(Self { address, underlay, links, planner })
