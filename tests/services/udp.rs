@@ -48,7 +48,11 @@ spec: {type: NodePort, ports: [{port: 53, protocol: UDP, nodePort: 30553}]}
     }
     agree(lab, "pod/near", &inside, &["near"]);
     agree(lab, "client", &outside, &["near"]);
-    drop(held);
     lab.minisvc("delete service dgram").ok();
+    let since = now_us();
+    for held in &held {
+        held.until("the Service is gone", "refused", since);
+    }
+    drop(held);
     agree(lab, "pod/near", &inside, &["refused"]);
 }

@@ -265,6 +265,42 @@ fn kept_ports<A: Address>() {
 }
 
 #[test]
+fn a_udp_client_that_keeps_its_port_is_held_to_what_is_no_more() {
+    in_a_world("a_udp_client_that_keeps_its_port_is_held_to_what_is_no_more", || {
+        lost_ports::<Ipv4Addr>();
+        lost_ports::<Ipv6Addr>();
+    });
+}
+
+/// Policy `Local` never leads to another node, and a port that is taken out fails at once, for flows that are known too.
+fn lost_ports<A: Address>() {
+    let mut table = Table::<A>::new();
+    let spec = |policy: &str, port: &str| {
+        format!(
+            r#"{{"clusterIP": "10.43.2.5", "type": "NodePort", "externalTrafficPolicy": "{policy}", "ports": [{port}]}}"#
+        )
+    };
+    let port = r#"{"port": 53, "protocol": "UDP", "nodePort": 30055}"#;
+    table.objects.slice("lost", r#"[{"port": 8080, "protocol": "UDP"}]"#, &[("10.42.0.3", "n2")]);
+    table.objects.service("lost", &spec("Cluster", port));
+    table.settle();
+    let from_pod = Asker::new::<A>("a", "10.42.0.2:5003", "10.43.2.5:53");
+    let from_outside = Asker::new::<A>("client", "192.168.9.9:5004", "192.168.9.1:30055");
+    let (b, refused) = (Ok("b".to_owned()), Err(ErrorKind::ConnectionRefused));
+    assert_eq!((from_pod.once(), from_outside.once()), (b.clone(), b.clone()));
+    table.objects.service("lost", &spec("Local", port));
+    table.settle();
+    assert_eq!(from_pod.once(), b.clone(), "Local is about those outside");
+    assert_eq!(from_outside.once(), Err(ErrorKind::WouldBlock), "the only endpoint is elsewhere");
+    table.objects.service("lost", &spec("Cluster", port));
+    table.settle();
+    assert_eq!((from_pod.once(), from_outside.once()), (b.clone(), b), "and back");
+    table.objects.service("lost", &spec("Cluster", r#"{"port": 53, "nodePort": 30055}"#));
+    table.settle();
+    assert_eq!((from_pod.once(), from_outside.once()), (refused.clone(), refused), "TCP only");
+}
+
+#[test]
 fn a_stray_segment_resets_no_connection() {
     in_a_world("a_stray_segment_resets_no_connection", || {
         stray::<Ipv4Addr>("10.42.0.2");

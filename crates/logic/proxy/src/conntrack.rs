@@ -2,9 +2,11 @@
 //!
 //! A UDP client that keeps its port keeps its conntrack entry, and with it an endpoint that may be gone, or none at all
 //! if the flow is older than the Service. In: the table and a flow. Out: whether the kernel should forget it.
+//!
+//! Forgetting a flow that was right costs it another pick; so where a table cannot tell, it is forgotten.
 
 use minisvc_netstate::{
-    family::{Address, Endpoint},
+    family::{Address, Endpoint, Network},
     flow::UdpFlow,
     nft::{
         Frontend, Key, Protocol, ServiceTable, Value,
@@ -12,15 +14,16 @@ use minisvc_netstate::{
     },
 };
 
-/// Whether the flow's destination is a Service's, and its answers come from no endpoint of that.
+/// Whether the flow's destination is a Service's, and its answers come from no endpoint that its client may have.
 ///
-/// Also true for Services without any endpoint: their clients are to be refused, not left waiting.
+/// Also true for Services without any endpoint, and of what no Service has any more: their clients are to be refused,
+/// not left waiting.
 pub fn udp_flow_is_stale<A: Address>(table: &ServiceTable<A>, flow: &UdpFlow<A>) -> bool {
     let Endpoint { address, port } = flow.destination;
     let frontend = Frontend { address, protocol: Protocol::Udp, port };
     match entry(table, address, frontend) {
-        Some(mark) => !leads_to(table, frontend, mark, flow.reply_source),
-        None => false,
+        Some(mark) => !leads_to(table, frontend, mark, flow),
+        None => flow.reply_source != flow.destination && was_ours(table, flow),
     }
 }
 
@@ -35,31 +38,61 @@ fn entry<A: Address>(table: &ServiceTable<A>, address: A, frontend: Frontend<A>)
     }
 }
 
+/// Whether a translated flow that is no Service's was one's: by its address, or because it leads to a Pod.
+fn was_ours<A: Address>(table: &ServiceTable<A>, flow: &UdpFlow<A>) -> bool {
+    // These keys are the last.
+    let mut services = table.keys().rev().map_while(|key| match key {
+        Key::ServiceNetwork(net) => Some(net),
+        _ => None,
+    });
+    let address = flow.destination.address;
+    services.any(|net| net.holds(address))
+        || table.contains_key(&Key::LoadBalancerAddress(address))
+        || is_pod(table, flow.reply_source.address)
+}
+
+fn is_pod<A: Address>(table: &ServiceTable<A>, address: A) -> bool {
+    // These keys are the first.
+    let mut pods = table.keys().map_while(|key| match key {
+        Key::ClusterNetwork(net) => Some(net),
+        _ => None,
+    });
+    pods.any(|net| net.holds(address))
+}
+
 fn leads_to<A: Address>(
     table: &ServiceTable<A>,
     frontend: Frontend<A>,
     mark: u32,
-    endpoint: Endpoint<A>,
+    flow: &UdpFlow<A>,
 ) -> bool {
-    let next = |key: Key<A>| match table.get(&key) {
-        Some(Value::Mark(mark)) => leads_to(table, frontend, *mark, endpoint),
+    let source = flow.source.address;
+    let next = |key: Key<A>, but: &[u32]| match table.get(&key) {
+        Some(Value::Mark(mark)) if !but.contains(mark) => leads_to(table, frontend, *mark, flow),
         _ => false,
     };
     match mark {
-        BY_RANGE => match table.get(&Key::RangedFrontend(frontend)) {
-            Some(Value::Mark(BY_RANGE)) => false,
-            _ => next(Key::RangedFrontend(frontend)),
-        },
+        BY_RANGE => may_come(table, frontend, source) && next(Key::RangedFrontend(frontend), &[BY_RANGE]),
         BY_SOURCE => {
-            [Key::InternalFrontend(frontend), Key::ExternalFrontend(frontend)].into_iter().any(|key| {
-                matches!(table.get(&key), Some(Value::Mark(mark)) if *mark != BY_SOURCE && *mark != BY_RANGE)
-                    && next(key)
-            })
+            let inside = is_pod(table, source)
+                || table.contains_key(&Key::NodeAddress(source))
+                || source == frontend.address;
+            let key = if inside { Key::InternalFrontend(frontend) } else { Key::ExternalFrontend(frontend) };
+            next(key, &[BY_SOURCE, BY_RANGE])
         }
         _ => class_and_set(mark).is_some_and(|(_, set)| {
             let plain = table.range(Key::Endpoint(set, 0)..=Key::Endpoint(set, u32::MAX));
             let sticky = table.range(Key::AffinityEndpoint(set, 0)..=Key::AffinityEndpoint(set, u32::MAX));
-            plain.chain(sticky).any(|(_, value)| *value == Value::Endpoint(endpoint))
+            plain.chain(sticky).any(|(_, value)| *value == Value::Endpoint(flow.reply_source))
         }),
     }
+}
+
+fn may_come<A: Address>(table: &ServiceTable<A>, frontend: Frontend<A>, source: A) -> bool {
+    let mut ranges =
+        table.range(Key::SourceRange(frontend, A::Net::everything())..).map_while(|(key, _)| match key {
+            Key::SourceRange(of, net) if *of == frontend => Some(net),
+            _ => None,
+        });
+    ranges.any(|net| net.holds(source))
 }

@@ -4,14 +4,18 @@
 mod world;
 
 use minisvc_apimachinery::{ObjectKey, Snapshot};
-use minisvc_netstate::nft::{Packet, Protocol, ServiceTable, Verdict};
+use minisvc_netstate::{
+    family::Endpoint,
+    flow::UdpFlow,
+    nft::{Packet, Protocol, ServiceTable, Verdict},
+};
 use minisvc_proxy::{
     Planner,
     explain::{Choice, Entry, Explanation, Matched, Outcome, Reason, explain},
-    trace,
+    trace, udp_flow_is_stale,
 };
 use proptest::prelude::*;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 use world::{End, NODE, Port, Svc, World, node_view, worlds};
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
@@ -162,6 +166,34 @@ proptest! {
                 _ => false,
             };
             prop_assert!(agrees, "{packet:?}: {said:?}");
+        }
+    }
+
+    /// A UDP flow is kept if and only if its first packet could be sent to the same endpoint today.
+    #[test]
+    fn a_flow_is_stale_where_its_packet_would_go_elsewhere(world in worlds()) {
+        let snapshot = world.snapshot();
+        let planner = planned(&snapshot);
+        let packets: Vec<_> = world.packets(0).into_iter().filter(|packet| packet.protocol == Protocol::Udp).collect();
+        let choices = |packet: &Packet| match explain(&planner, &snapshot, packet).outcome {
+            Outcome::Endpoints { choices, .. } => choices.iter().map(|choice| choice.endpoint).collect(),
+            _ => Vec::new(),
+        };
+        let endpoints: BTreeSet<_> = packets.iter().flat_map(choices).collect();
+        for packet in &packets {
+            let (now, untranslated) = (choices(packet), Endpoint { address: packet.destination, port: packet.port });
+            for reply_source in endpoints.iter().copied().chain([untranslated]) {
+                let source = Endpoint { address: packet.source, port: 5353 };
+                let flow = UdpFlow { source, destination: untranslated, reply_source, reply_destination: source };
+                let stale = udp_flow_is_stale(planner.table(), &flow);
+                let ends = match explain(&planner, &snapshot, packet).outcome {
+                    Outcome::Pass { .. } => reply_source == untranslated,
+                    // Nothing of a packet that no Service takes was ever remembered.
+                    Outcome::Refused(Reason::NoSuchPort) => reply_source == untranslated,
+                    _ => now.contains(&reply_source),
+                };
+                prop_assert_eq!(stale, !ends, "{:?} of {:?}", flow, packet);
+            }
         }
     }
 }
