@@ -80,6 +80,7 @@ pub fn external_traffic_stays_local(lab: &Lab, pair: &Pair) {
     }
     states(lab, pair, None, None);
     agree(lab, "client", &one, &["refused"]);
+    agree(lab, "client", &at(&balancer, 80), &["refused"]);
 
     service(lab, "externalTrafficPolicy: Cluster, ");
     states(lab, pair, None, Some(READY));

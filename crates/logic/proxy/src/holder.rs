@@ -130,6 +130,8 @@ impl<'a> Holders<'a> {
     fn holder(&self, address: IpAddr) -> Option<String> {
         let services = self.services.get(&address)?;
         let local = || services.iter().filter_map(|key| self.with_endpoints.get(*key));
+        // Where there is no endpoint anywhere, somebody must still refuse the clients.
+        let local = || local().filter(|nodes| !nodes.is_empty());
         let able = || self.ready.iter().filter(|(name, _)| local().all(|nodes| nodes.contains(name)));
         let only_excluded = able().all(|(_, excluded)| *excluded);
         able()
