@@ -175,12 +175,7 @@ impl Agent {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(node::keep(identity.clone(), client, snapshots.clone()));
-        tasks.spawn(node_ports::follow(
-            config.node_port_addresses.clone(),
-            identity.underlay.clone(),
-            identity.cluster.clone(),
-            node_ports_at,
-        ));
+        tasks.spawn(node_ports::follow(config.node_port_addresses, identity.clone(), node_ports_at));
         tasks.spawn(pods::follow_pod_cidrs(identity.clone(), snapshots.clone(), pod_cidrs));
         tasks.spawn(pods.run());
         let network = network::NetworkLoop {

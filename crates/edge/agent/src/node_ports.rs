@@ -3,12 +3,13 @@
 //! Invariant: never one of the loopback, of a Pod or of a load balancer, whatever networks are named
 //! (kube-proxy's `--nodeport-addresses`, KEP-3866).
 
+use crate::NodeIdentity;
 use ipnet::IpNet;
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_datapath::link::underlay_facts;
 use minisvc_netstate::link::{Interface, LINK_PREFIX};
 use minisvc_podnet::Underlay;
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// How often the node's addresses are looked at.
@@ -40,8 +41,7 @@ pub async fn now(choice: &NodePortAddresses, underlay: &Underlay, cluster: &Clus
 /// Keeps the addresses up to date.
 pub async fn follow(
     choice: NodePortAddresses,
-    underlay: Underlay,
-    cluster: ClusterConfig,
+    identity: Arc<NodeIdentity>,
     sender: watch::Sender<Vec<IpAddr>>,
 ) {
     if choice == NodePortAddresses::Primary {
@@ -50,7 +50,7 @@ pub async fn follow(
     }
     loop {
         tokio::time::sleep(LOOK).await;
-        let chosen = now(&choice, &underlay, &cluster).await;
+        let chosen = now(&choice, &identity.underlay, &identity.cluster).await;
         sender.send_if_modified(|known| {
             let changed = *known != chosen;
             if changed {
