@@ -191,6 +191,7 @@ mod tests {
             link: "eth0".to_owned(),
             prefix_len: 24,
             second: None,
+            node_ports_at: None,
         };
         let mut node = Node::default();
         assert_eq!(NodeFacts::of(&node), None);
