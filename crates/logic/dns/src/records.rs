@@ -31,7 +31,8 @@ pub struct Records {
     /// Address → names.
     pub(crate) pointers: OrdMap<IpAddr, Vec<Pointer>>,
     rejected: OrdMap<ObjectKey, Rejection>,
-    slices_of: OrdMap<ObjectKey, BTreeSet<String>>,
+    /// Names of the slices of a Service, sorted.
+    slices_of: OrdMap<ObjectKey, Vec<String>>,
     services: Objects<Service>,
     slices: Objects<EndpointSlice>,
 }
@@ -113,7 +114,7 @@ impl Records {
                 touched.insert(service);
             }
             if let Some((key, service)) = after.and_then(|(key, slice)| Some((key, service_of(slice)?))) {
-                self.slices_of.entry(service.clone()).or_default().insert(key.name.clone());
+                self.link(&service, &key.name);
                 touched.insert(service);
             }
         }
@@ -155,9 +156,18 @@ impl Records {
         self.entries.values().map(OrdMap::len).sum()
     }
 
+    fn link(&mut self, service: &ObjectKey, slice: &str) {
+        let names = self.slices_of.entry(service.clone()).or_default();
+        if let Err(at) = names.binary_search_by(|name| name.as_str().cmp(slice)) {
+            // Most Services have one: room for no more.
+            names.reserve_exact(1);
+            names.insert(at, slice.to_owned());
+        }
+    }
+
     fn unlink(&mut self, service: &ObjectKey, slice: &str) {
         if let Some(names) = self.slices_of.get_mut(service) {
-            names.remove(slice);
+            names.retain(|name| name != slice);
             if names.is_empty() {
                 self.slices_of.remove(service);
             }

@@ -52,6 +52,8 @@ pub struct Planner<A: Address = Ipv4Addr> {
     /// Sorted.
     claims: BTreeMap<Place<A>, Vec<Claim>>,
     shared: BTreeMap<Key<A>, usize>,
+    /// The Services of which something is rejected.
+    rejecting: BTreeSet<ObjectKey>,
     sets: SetNumbers<A>,
     classes: ClassNumbers,
     table: ServiceTable<A>,
@@ -103,6 +105,7 @@ impl<A: Address> Planner<A> {
             planned: BTreeMap::new(),
             claims: BTreeMap::new(),
             shared: BTreeMap::new(),
+            rejecting: BTreeSet::new(),
             sets: SetNumbers::of(actual),
             classes: ClassNumbers::of(actual),
             table: actual.clone(),
@@ -113,14 +116,6 @@ impl<A: Address> Planner<A> {
     /// The table that the last update led to.
     pub fn table(&self) -> &ServiceTable<A> {
         &self.table
-    }
-
-    /// The objects left out, sorted.
-    pub fn rejected(&self) -> Vec<Rejection> {
-        let of_entry =
-            |entry: &Entry<A>| entry.plan.rejected.iter().chain(&entry.rejected).cloned().collect::<Vec<_>>();
-        let all: BTreeSet<_> = self.planned.values().flat_map(of_entry).collect();
-        all.into_iter().collect()
     }
 
     /// Plans for another view of the node: everything again, numbers kept.
@@ -144,8 +139,8 @@ impl<A: Address> Planner<A> {
         }
         let mut udp = first;
         let mut again = BTreeSet::new();
-        for key in touched {
-            udp |= self.plan_again(&key, &mut again, &mut changes);
+        for key in &touched {
+            udp |= self.plan_again(key, &mut again, &mut changes);
         }
         for key in &again {
             udp |= self.planned.get(key).is_some_and(|entry| entry.plan.has_udp());
@@ -159,6 +154,7 @@ impl<A: Address> Planner<A> {
         for key in &again {
             self.emit(key, &mut changes);
         }
+        let rejected = self.note_rejected(touched.union(&again)) || first;
         self.started = true;
         self.sets.recovered();
         self.classes.recovered();
@@ -170,7 +166,7 @@ impl<A: Address> Planner<A> {
             }
             None => self.settle(changes),
         };
-        Delta { ops, udp, rejected: true }
+        Delta { ops, udp, rejected }
     }
 
     /// Notes the snapshot's Services and slices; the Services that differ from the last one.

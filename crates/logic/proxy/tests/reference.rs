@@ -147,7 +147,10 @@ proptest! {
                 world.change(change);
             }
             let snapshot = world.snapshot();
-            for op in planner.update(&snapshot).ops {
+            let before = planner.rejected();
+            let delta = planner.update(&snapshot);
+            prop_assert!(delta.rejected || planner.rejected() == before);
+            for op in delta.ops {
                 match op {
                     Op::Delete(key) => kernel.remove(&key),
                     Op::Put(key, value) => kernel.insert(key, value),
