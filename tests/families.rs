@@ -39,7 +39,7 @@ spec:
   externalTrafficPolicy: Local
   type: NodePort
   selector: {{app: web}}
-  ports: [{{port: 80, targetPort: 8080, nodePort: 30086}}]
+  ports: [{{port: 80, targetPort: 8080, nodePort: 30085}}]
 ---
 apiVersion: v1
 kind: Service
@@ -129,10 +129,10 @@ fn a_cluster_of_both_families() {
 /// A Local policy keeps the client's address; what has no endpoint is refused; the trace says the same.
 fn local_policies_and_refusals(lab: &Lab) {
     for (node, pod) in [(NODE1, "one"), (NODE2, "two")] {
-        meets(lab, "client", &format!("[{node}]:30086"), &[pod]);
-        let (found, client) = seen(lab, "client", &format!("[{node}]:30086"));
+        meets(lab, "client", &format!("[{node}]:30085"), &[pod]);
+        let (found, client) = seen(lab, "client", &format!("[{node}]:30085"));
         assert_eq!((found.as_str(), client.starts_with(&format!("[{CLIENT}]:"))), (pod, true), "{client}");
-        let trace = lab.minisvc(&format!("trace --from {CLIENT} [{node}]:30086")).ok();
+        let trace = lab.minisvc(&format!("trace --from {CLIENT} [{node}]:30085")).ok();
         assert!(trace.contains("externalTrafficPolicy Local: endpoints of this node"), "{trace}");
         assert!(
             trace.contains(&format!("to Pod default/{pod} here")) && trace.contains("source is kept"),

@@ -154,7 +154,7 @@ fn addresses_are_those_that_were_chosen() {
     let Some(lab) = Lab::up_told("t-chosen", &TOLD) else { return };
     let service = |external: &str| {
         format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: chosen}}\nspec: {{type: NodePort, externalIPs: [{external}], selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080, nodePort: 30999}}]}}\n"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: chosen}}\nspec: {{type: NodePort, externalIPs: [{external}], selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080, nodePort: 30082}}]}}\n"
         )
     };
     lab.minisvc_of(&["apply", "-f", "-"], &format!("{}{}", service("198.18.6.7"), pod("one", "node1"))).ok();
@@ -166,18 +166,18 @@ fn addresses_are_those_that_were_chosen() {
             if said.out.contains("\"pod\":\"one\"") { Ok(()) } else { Err(format!("{said:?}")) }
         });
     };
-    reached("client", "172.31.77.11:30999");
+    reached("client", "172.31.77.11:30082");
     let link = lab.lab("exec node1 -- ip -o -4 route get 172.31.77.100").ok();
     let link = link.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap().to_owned();
     lab.lab(&format!("exec node1 -- ip addr add 198.18.5.1/32 dev {link}")).ok();
     lab.lab("exec client -- ip route add 198.18.4.0/22 via 172.31.77.11").ok();
-    reached("client", "198.18.5.1:30999");
-    let trace = lab.minisvc("trace --from 172.31.77.100 198.18.5.1:30999 --via node1").ok();
-    assert!(trace.contains("node port 30999 of Service default/chosen"), "{trace}");
+    reached("client", "198.18.5.1:30082");
+    let trace = lab.minisvc("trace --from 172.31.77.100 198.18.5.1:30082 --via node1").ok();
+    assert!(trace.contains("node port 30082 of Service default/chosen"), "{trace}");
     reached("client", "198.18.6.7:80");
     let trace = lab.minisvc("trace --from 172.31.77.100 198.18.6.7:80 --via node1").ok();
     assert!(trace.contains("external IP of Service default/chosen"), "{trace}");
-    let localhost = lab.probe("node1", "http://127.0.0.1:30999/");
+    let localhost = lab.probe("node1", "http://127.0.0.1:30082/");
     assert!(localhost.out.contains("refused"), "never on localhost: {localhost:?}");
     lab.down();
 }

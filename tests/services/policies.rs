@@ -11,7 +11,7 @@ use super::{
 use crate::common::{LONG, Lab, eventually};
 use std::{collections::BTreeSet, time::Duration};
 
-const NODE_PORT: u16 = 30880;
+const NODE_PORT: u16 = 30080;
 
 /// The Service of these tests, of type LoadBalancer, without a selector.
 fn service(lab: &Lab, spec: &str) {
@@ -112,7 +112,7 @@ pub fn traffic_stays_near(lab: &Lab) {
         apply(
             lab,
             &format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: nearby}}\nspec: {{type: NodePort, trafficDistribution: {how}, selector: {{{selector}}}, ports: [{{port: 80, targetPort: web, nodePort: 30881}}]}}\n"
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: nearby}}\nspec: {{type: NodePort, trafficDistribution: {how}, selector: {{{selector}}}, ports: [{{port: 80, targetPort: web, nodePort: 30081}}]}}\n"
             ),
         );
     };
@@ -129,8 +129,8 @@ pub fn traffic_stays_near(lab: &Lab) {
     for (from, to, who) in [
         ("node1", &to, "near"),
         ("pod/far", &to, "far"),
-        ("client", &at(NODE1, 30881), "near"),
-        ("client", &at(NODE2, 30881), "far"),
+        ("client", &at(NODE1, 30081), "near"),
+        ("client", &at(NODE2, 30081), "far"),
     ] {
         agree(lab, from, to, &[who]);
     }

@@ -1,6 +1,8 @@
 //! What a client meets, and what `minisvc trace` says it meets: asked side by side.
 //!
 //! A target is written as the trace has it, `ADDRESS:PORT` or `ADDRESS:PORT/udp`; addresses of both families go.
+//! Node ports that a test chooses are below 30086, where the cluster gives none out of its own accord (KEP-3668): any
+//! other may be another Service's already.
 
 use crate::common::{LONG, Lab, MINISVC, eventually};
 use minisvc_lab::probe::{Attempt, now_us};

@@ -13,7 +13,7 @@ spec:
   externalTrafficPolicy: Local
   loadBalancerSourceRanges: [{ranges}]
   selector: {{app: traced}}
-  ports: [{{name: http, port: 80, targetPort: 8080, nodePort: 30777}}]
+  ports: [{{name: http, port: 80, targetPort: 8080, nodePort: 30077}}]
 ---
 apiVersion: v1
 kind: Service
@@ -39,11 +39,11 @@ pub fn a_trace_says_what_a_connection_meets(lab: &Lab) {
     for (from, to, expected) in [
         ("node2", format!("{cluster_ip}:80"), "traced"),
         ("pod/traced", format!("{cluster_ip}:80"), "traced"),
-        ("client", "172.31.77.11:30777".to_owned(), "traced"),
-        ("client", "172.31.77.12:30777".to_owned(), "timeout"),
-        ("node1", "172.31.77.12:30777".to_owned(), "timeout"),
-        ("pod/traced", "172.31.77.12:30777".to_owned(), "timeout"),
-        ("node2", "172.31.77.12:30777".to_owned(), "traced"),
+        ("client", "172.31.77.11:30077".to_owned(), "traced"),
+        ("client", "172.31.77.12:30077".to_owned(), "timeout"),
+        ("node1", "172.31.77.12:30077".to_owned(), "timeout"),
+        ("pod/traced", "172.31.77.12:30077".to_owned(), "timeout"),
+        ("node2", "172.31.77.12:30077".to_owned(), "traced"),
         ("node2", format!("{cluster_ip}:81"), "refused"),
         ("pod/traced", format!("{empty}:80"), "refused"),
         ("client", format!("{balancer}:80"), "traced"),

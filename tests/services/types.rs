@@ -216,21 +216,21 @@ pub fn types_change(lab: &Lab) {
 /// Another Service may have at once what one gives up.
 fn what_is_released_is_free(lab: &Lab, had: &Holdings) {
     let address = had.address.as_deref().unwrap();
-    let ports = "selector: {app: pair}, ports: [{port: 80, targetPort: web, nodePort: 30999}]";
+    let ports = "selector: {app: pair}, ports: [{port: 80, targetPort: web, nodePort: 30082}]";
     let heir = |spec: &str| service("heir", &format!("type: NodePort, {spec}{ports}"));
     apply(
         lab,
         &service(
             "shift",
-            "type: NodePort, selector: {side: near}, ports: [{port: 80, targetPort: 8080, nodePort: 30999}]",
+            "type: NodePort, selector: {side: near}, ports: [{port: 80, targetPort: 8080, nodePort: 30082}]",
         ),
     );
-    agree(lab, "client", &at(NODE2, 30999), &["near"]);
+    agree(lab, "client", &at(NODE2, 30082), &["near"]);
     let refused = lab.minisvc_of(&["apply", "-f", "-"], &heir("")).refused();
     assert!(refused.contains("spec.ports[0].nodePort"), "{refused}");
     apply(lab, &service("shift", E.spec()));
     apply(lab, &heir(&format!("clusterIP: '{address}', ")));
-    agree(lab, "client", &at(NODE2, 30999), &["near", "far"]);
+    agree(lab, "client", &at(NODE2, 30082), &["near", "far"]);
     agree(lab, "node1", &at(address, 80), &["near", "far"]);
     lab.minisvc("delete service shift heir").ok();
     agree(lab, "node1", &at(address, 80), &["refused"]);

@@ -21,11 +21,11 @@ pub fn clients_that_keep_their_port_follow(lab: &Lab, pair: &Pair) {
         "apiVersion: v1
 kind: Service
 metadata: {name: dgram}
-spec: {type: NodePort, ports: [{port: 53, protocol: UDP, nodePort: 30553}]}
+spec: {type: NodePort, ports: [{port: 53, protocol: UDP, nodePort: 30053}]}
 ",
     );
     let ip = given(lab, "service dgram", ".spec.clusterIP");
-    let (inside, outside) = (format!("{}/udp", at(&ip, 53)), format!("{}/udp", at(NODE2, 30553)));
+    let (inside, outside) = (format!("{}/udp", at(&ip, 53)), format!("{}/udp", at(NODE2, 30053)));
     agree(lab, "pod/near", &inside, &["refused"]);
     agree(lab, "client", &outside, &["refused"]);
     let held = [Held::new(lab, "node1", &inside), Held::new(lab, "client", &outside)];
