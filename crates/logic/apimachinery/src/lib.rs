@@ -12,6 +12,7 @@
 //! - [`convert`]: objects that are served by two APIs.
 //! - [`decode`]: text to values, bounded.
 //! - [`protobuf`]: Kubernetes' binary form to values, bounded.
+//! - [`quantity`]: amounts such as `100m` and `1Gi`.
 //! - [`selector`]: label and field selectors.
 //! - [`patch`]: JSON, merge and strategic merge patches; what `apply` sends.
 //! - [`managed`]: who owns which field, and server-side apply.
@@ -30,6 +31,7 @@ pub mod letters;
 pub mod managed;
 pub mod patch;
 pub mod protobuf;
+pub mod quantity;
 pub mod resource;
 pub mod schema;
 pub mod selector;
@@ -43,6 +45,7 @@ pub mod token;
 
 pub use cluster::{ClusterConfig, Overlay};
 pub use family::Family;
+pub use quantity::Quantity;
 pub use resource::{ObjectKey, Resource};
 pub use snapshot::{Snapshot, Synced};
 pub use status::{Cause, CauseKind, Status};

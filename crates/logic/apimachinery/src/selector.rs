@@ -67,7 +67,7 @@ pub enum SelectorError {
     TooMany,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Operator {
     In(BTreeSet<String>),
     NotIn(BTreeSet<String>),
@@ -77,7 +77,7 @@ enum Operator {
     LessThan(i64),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Requirement {
     key: String,
     operator: Operator,
@@ -98,7 +98,7 @@ impl Requirement {
 }
 
 /// A predicate on labels; all of its requirements must hold, none of them: everything matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
 }

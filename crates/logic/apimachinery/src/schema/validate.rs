@@ -4,7 +4,7 @@
 //! `null` counts as absent everywhere, as in Go.
 
 use super::{Schemas, Shape, schemas};
-use crate::{resource::Resource, status::Status};
+use crate::{quantity::Quantity, resource::Resource, status::Status};
 use serde_json::Value;
 use std::fmt;
 
@@ -258,24 +258,9 @@ fn is_rfc3339(text: &str) -> bool {
 }
 
 fn quantity_fault(text: &str) -> Option<String> {
-    if is_quantity(text) {
+    if Quantity::parse(text).is_some() {
         return None;
     }
     let words = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
     Some(words.to_owned())
-}
-
-fn is_quantity(text: &str) -> bool {
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
-    let (number, suffix) = unsigned.split_at(end);
-    let digits = number.bytes().filter(u8::is_ascii_digit).count();
-    if digits == 0 || number.len() - digits > 1 {
-        return false;
-    }
-    match suffix {
-        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" => true,
-        "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei" => true,
-        _ => suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| exponent.parse::<i32>().is_ok()),
-    }
 }
