@@ -109,7 +109,7 @@ fn outcome(yaml: &str, questions: &str, overlay: Overlay) -> String {
         addresses: vec![ADDRESS],
         cluster: cluster.clone(),
     };
-    let table = minisvc_proxy::desired(&snapshot, &node, &ServiceTable::<Ipv4Addr>::new());
+    let table = minisvc_proxy::desired(&snapshot, &node, ServiceTable::<Ipv4Addr>::new());
     let view = minisvc_podnet::NodeView {
         node_name: NODE,
         cluster: &cluster,

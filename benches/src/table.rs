@@ -116,7 +116,7 @@ pub fn cluster_config() -> anyhow::Result<ClusterConfig> {
 }
 
 /// Plans the table of the node `n1`.
-pub fn planner(actual: &ServiceTable) -> anyhow::Result<Planner> {
+pub fn planner(actual: ServiceTable) -> anyhow::Result<Planner> {
     let node = NodeView {
         name: "n1".to_owned(),
         addresses: vec![[192, 168, 9, 1].into()],
@@ -148,7 +148,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
 
 fn small_side(endpoints: u32) -> anyhow::Result<Side> {
     let mut target = ServiceTableTarget::open()?;
-    let mut planner = planner(&target.observe()?)?;
+    let mut planner = planner(target.observe()?)?;
     let snapshot = cluster(FEW, endpoints)?;
     target.apply(&planner.update(&snapshot).ops)?;
     Ok(Side { snapshot, planner, target })
@@ -164,7 +164,7 @@ fn from_nothing(what: &str, snapshot: Snapshot, (empty, with_snapshot): (u64, u6
         target.remove()?;
         drop(planned.take());
         let begun = Instant::now();
-        let mut planner = planner(&ServiceTable::new())?;
+        let mut planner = planner(ServiceTable::new())?;
         let ops = planner.update(&snapshot).ops;
         plans.push(begun.elapsed());
         let begun = Instant::now();
@@ -242,7 +242,7 @@ fn restart(what: &str, side: &Side) -> anyhow::Result<()> {
         let begun = Instant::now();
         let actual = ServiceTableTarget::open()?.observe()?;
         reads.push(begun.elapsed());
-        let changes = planner(&actual)?.update(&side.snapshot).ops.len();
+        let changes = planner(actual)?.update(&side.snapshot).ops.len();
         whole.push(begun.elapsed());
         ensure!(changes == 0, "a restart would change {changes} elements");
     }

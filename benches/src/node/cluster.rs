@@ -71,8 +71,17 @@ fn slice(name: &str, protocols: &[&str], port: u16, addresses: &[String]) -> Val
     })
 }
 
+/// As the controllers write them for the Pods of a Deployment, of another node than the one that is measured.
 fn endpoints(addresses: &[String]) -> Value {
-    addresses.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect()
+    let endpoint = |(n, address): (usize, &String)| {
+        let uid = format!("6f1c2a52-0d3b-4c55-9b1e-{n:012}");
+        let pod = format!("backend-{address}-7d9c6b8d54-x2x{n:02}");
+        json!({
+            "addresses": [address], "nodeName": "node1", "conditions": {"ready": true, "serving": true, "terminating": false},
+            "targetRef": {"kind": "Pod", "namespace": "default", "name": pod, "uid": uid},
+        })
+    };
+    addresses.iter().enumerate().map(endpoint).collect()
 }
 
 async fn make(

@@ -49,7 +49,7 @@ impl Site {
         nodes.run(name, move || -> anyhow::Result<()> {
             block_on(wire(theirs))?;
             let mut target = ServiceTableTarget::open()?;
-            let mut planner = table::planner(&target.observe()?)?;
+            let mut planner = table::planner(target.observe()?)?;
             target.apply(&planner.update(&snapshot).ops)?;
             ensure!(planner.rejected().is_empty(), "rejected: {:?}", planner.rejected());
             Ok(())

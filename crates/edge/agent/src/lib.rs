@@ -151,6 +151,7 @@ impl Agent {
         }
         let interest = Interest::new(kinds)
             .pods_of_node(&identity.name)
+            .targets_of_node(&identity.name)
             .with_fields(Kind::Secrets, "type=kubernetes.io/tls");
         let follower: Follower = follow(&client, &interest);
         let snapshots = follower.snapshots();

@@ -234,9 +234,9 @@ fn pass<A: Address>(
         None => {
             let started = Instant::now();
             let mut target = ServiceTableTarget::open()?;
-            let actual = target.observe()?;
+            let planner = Planner::new(node.clone(), target.observe()?);
             let rest_until = Instant::now() + started.elapsed() * REST;
-            Table { target, planner: Planner::new(node.clone(), &actual), rest_until, flows: Flows::Due }
+            Table { target, planner, rest_until, flows: Flows::Due }
         }
     };
     let delta = table.planner.update(snapshot);

@@ -11,10 +11,13 @@ use std::{any::Any, collections::BTreeSet, sync::Arc};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// A relist under way: what it has named so far.
+/// How the objects of a kind are folded.
 #[derive(Default)]
 pub(crate) struct Relist {
+    /// A relist under way: what it has named so far.
     listed: Option<BTreeSet<ObjectKey>>,
+    /// The node whose endpoints alone keep their targets; none: all do.
+    targets_of: Option<String>,
 }
 
 /// What a fold did.
@@ -34,18 +37,23 @@ fn key_of<T: KubeResource>(object: &T) -> ObjectKey {
 }
 
 /// Drops what no loop reads and what would otherwise be most of the memory.
-fn strip<T: KubeResource + 'static>(object: &mut T) {
+fn strip<T: KubeResource + 'static>(object: &mut T, targets_of: Option<&str>) {
     let meta = object.meta_mut();
     meta.managed_fields = None;
     if let Some(annotations) = &mut meta.annotations {
         annotations.remove(LAST_APPLIED);
     }
+    let object: &mut dyn Any = object;
+    if let (Some(node), Some(slice)) = (targets_of, object.downcast_mut::<EndpointSlice>()) {
+        let others =
+            slice.endpoints.iter_mut().filter(|endpoint| endpoint.node_name.as_deref() != Some(node));
+        others.for_each(|endpoint| endpoint.target_ref = None);
+    }
     compact(object);
 }
 
 /// Gives back what lists were given while they grew: of the kinds that clusters have most of, nearly half of their size.
-fn compact<T: 'static>(object: &mut T) {
-    let object: &mut dyn Any = object;
+fn compact(object: &mut dyn Any) {
     if let Some(slice) = object.downcast_mut::<EndpointSlice>() {
         for endpoint in &mut slice.endpoints {
             endpoint.addresses.shrink_to_fit();
@@ -60,17 +68,27 @@ fn compact<T: 'static>(object: &mut T) {
     }
 }
 
-fn put<T: KubeResource + 'static>(objects: &mut Objects<T>, key: ObjectKey, mut object: T) -> bool {
-    let version = &object.meta().resource_version;
-    if version.is_some() && objects.get(&key).is_some_and(|old| old.meta().resource_version == *version) {
-        return false;
-    }
-    strip(&mut object);
-    objects.insert(key, Arc::new(object));
-    true
-}
-
 impl Relist {
+    /// Nothing listed yet.
+    pub(crate) fn new(targets_of: Option<String>) -> Self {
+        Self { listed: None, targets_of }
+    }
+
+    fn put<T: KubeResource + 'static>(
+        &self,
+        objects: &mut Objects<T>,
+        key: ObjectKey,
+        mut object: T,
+    ) -> bool {
+        let version = &object.meta().resource_version;
+        if version.is_some() && objects.get(&key).is_some_and(|old| old.meta().resource_version == *version) {
+            return false;
+        }
+        strip(&mut object, self.targets_of.as_deref());
+        objects.insert(key, Arc::new(object));
+        true
+    }
+
     /// Folds one event into `staged`, the kind's own map; the caller shows it to readers unless told `Nothing`.
     pub(crate) fn fold<T: KubeResource + 'static>(
         &mut self,
@@ -84,7 +102,7 @@ impl Relist {
             }
             Event::InitApply(object) => {
                 let key = key_of(&object);
-                put(staged, key.clone(), object);
+                self.put(staged, key.clone(), object);
                 self.listed.get_or_insert_default().insert(key);
                 Folded::Nothing
             }
@@ -99,7 +117,7 @@ impl Relist {
             }
             Event::Apply(object) => {
                 let key = key_of(&object);
-                if put(staged, key, object) { Folded::Changed } else { Folded::Nothing }
+                if self.put(staged, key, object) { Folded::Changed } else { Folded::Nothing }
             }
             Event::Delete(object) => match staged.remove(&key_of(&object)) {
                 Some(_) => Folded::Changed,
@@ -152,6 +170,19 @@ mod tests {
         assert_eq!(relist.fold(&mut staged, Event::Delete(service("a", "3"))), Folded::Changed);
         assert_eq!(relist.fold(&mut staged, Event::Delete(service("a", "3"))), Folded::Nothing);
         assert!(staged.is_empty());
+    }
+
+    #[test]
+    fn endpoints_of_other_nodes_lose_their_targets_where_that_is_asked_for() {
+        let end = |node: &str| json!({ "addresses": ["10.42.0.2"], "nodeName": node, "targetRef": { "kind": "Pod", "uid": "u" } });
+        let slice = json!({ "metadata": { "name": "a" }, "addressType": "IPv4", "endpoints": [end("one"), end("two")] });
+        let kept = |targets_of: Option<&str>| -> Vec<bool> {
+            let mut staged = Objects::new();
+            let slice: EndpointSlice = serde_json::from_value(slice.clone()).unwrap();
+            Relist::new(targets_of.map(str::to_owned)).fold(&mut staged, Event::Apply(slice));
+            staged[&ObjectKey::new("", "a")].endpoints.iter().map(|end| end.target_ref.is_some()).collect()
+        };
+        assert_eq!((kept(None), kept(Some("two"))), (vec![true, true], vec![false, true]));
     }
 
     #[test]

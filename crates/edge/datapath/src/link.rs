@@ -70,8 +70,8 @@ impl LinkTarget {
             steps += left.len();
             self.apply(&left).await?;
         }
-        let (Op::Put(key, _) | Op::Delete(key)) = left.swap_remove(0);
-        Err(LinkError::Unsettled { key: key.to_string() })
+        let first = left.first().map(|op| op.key().to_string());
+        Err(LinkError::Unsettled { key: first.unwrap_or_default() })
     }
 }
 

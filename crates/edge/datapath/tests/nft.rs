@@ -62,7 +62,7 @@ fn round_trip<A: Address>() {
     let mut target = ServiceTableTarget::<A>::open().expect("open");
     let actual = target.observe().expect("observe nothing");
     assert!(actual.is_empty());
-    let mut planner = Planner::new(node("n1"), &actual);
+    let mut planner = Planner::new(node("n1"), actual);
     let mut objects = world();
     let delta = planner.update(&objects.snapshot());
     assert!(planner.rejected().is_empty(), "{:?}", planner.rejected());
@@ -73,7 +73,7 @@ fn round_trip<A: Address>() {
     // Another start finds nothing to do, with the numbers that are there.
     let mut fresh = ServiceTableTarget::<A>::open().expect("open again");
     let actual = fresh.observe().expect("observe again");
-    let mut second = Planner::new(node("n1"), &actual);
+    let mut second = Planner::new(node("n1"), actual);
     assert_eq!(second.update(&objects.snapshot()).ops, []);
 
     // Changes: an endpoint more, a Service less, and back; a class that goes away takes its chain along.
@@ -144,7 +144,7 @@ fn two_hundred_thousand_elements_fit_through_a_small_send_buffer() {
         let mut again = ServiceTableTarget::<Ipv4Addr>::with_send_buffer(USUAL).expect("open again");
         assert_eq!(diff(&table, &again.observe().expect("observe again")).len(), 0);
         let (key, other) = (Key::Endpoint(7, 3), Value::Endpoint("10.42.255.1:80".parse().expect("address")));
-        again.apply(&[Op::Put(key, other)]).expect("change one");
+        again.apply(&[Op::Replace(key, other)]).expect("change one");
         table.insert(key, other);
         assert_eq!(diff(&table, &again.observe().expect("observe the change")).len(), 0);
 
@@ -182,7 +182,7 @@ fn what_others_do_is_noticed_and_what_we_do_is_not() {
         let mut ours = ServiceTableTarget::<Ipv4Addr>::open().expect("open");
         assert!(ours.others_changed_something().expect("generation"), "nothing is known yet");
         let actual = ours.observe().expect("observe");
-        let mut planner = Planner::new(node("n1"), &actual);
+        let mut planner = Planner::new(node("n1"), actual);
         ours.apply(&planner.update(&world().snapshot()).ops).expect("apply");
         assert!(!ours.others_changed_something().expect("generation"), "it was us");
         let mut other = ServiceTableTarget::<Ipv4Addr>::open().expect("open another");

@@ -31,7 +31,7 @@ impl<A: Address> Table<A> {
     fn new() -> Self {
         let mut target = ServiceTableTarget::open().expect("open");
         let actual = target.observe().expect("observe");
-        Self { objects: Objects::default(), planner: Planner::new(node("n1"), &actual), target }
+        Self { objects: Objects::default(), planner: Planner::new(node("n1"), actual), target }
     }
 
     /// What the agent does after each change.

@@ -58,7 +58,7 @@ fn meet<A: Address>() {
     let text = |address: &str| here::<A>(address).to_string();
     let mut target = ServiceTableTarget::<A>::open().expect("open");
     let actual = target.observe().expect("observe");
-    let mut planner = Planner::new(node("n1"), &actual);
+    let mut planner = Planner::new(node("n1"), actual);
     let mut objects = world();
     target.apply(&planner.update(&objects.snapshot()).ops).expect("apply");
 

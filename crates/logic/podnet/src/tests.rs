@@ -217,7 +217,7 @@ fn apply(ops: Vec<Op<NetKey, NetSpec>>, state: &mut NetState) {
             Op::Delete(key) => {
                 state.remove(&key);
             }
-            Op::Put(key, spec) => {
+            Op::Put(key, spec) | Op::Replace(key, spec) => {
                 if let Some(namespace) = key.pod_namespace() {
                     assert!(state.contains_key(&NetKey::Namespace(namespace.to_owned())), "{key}");
                 }

@@ -22,7 +22,7 @@ use minisvc_netstate::{
     family::Address,
     nft::{Class, Key, ServiceTable, Value, element::mark},
 };
-use minisvc_reconcile::{Op, Planned, Rejection, diff};
+use minisvc_reconcile::{Op, Planned, Rejection};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -86,7 +86,7 @@ type Changes<A> = BTreeMap<Key<A>, Option<Value<A>>>;
 pub fn desired<A: Address>(
     snapshot: &Snapshot,
     node: &NodeView,
-    previous: &ServiceTable<A>,
+    previous: ServiceTable<A>,
 ) -> Planned<ServiceTable<A>> {
     let mut planner = Planner::new(node.clone(), previous);
     planner.update(snapshot);
@@ -95,7 +95,7 @@ pub fn desired<A: Address>(
 
 impl<A: Address> Planner<A> {
     /// A planner that starts from the table found in the kernel; the first update gives the steps from that.
-    pub fn new(node: NodeView, actual: &ServiceTable<A>) -> Self {
+    pub fn new(node: NodeView, actual: ServiceTable<A>) -> Self {
         Self {
             node_addresses: node.addresses_of().collect(),
             node,
@@ -106,9 +106,9 @@ impl<A: Address> Planner<A> {
             claims: BTreeMap::new(),
             shared: BTreeMap::new(),
             rejecting: BTreeSet::new(),
-            sets: SetNumbers::of(actual),
-            classes: ClassNumbers::of(actual),
-            table: actual.clone(),
+            sets: SetNumbers::of(&actual),
+            classes: ClassNumbers::of(&actual),
+            table: actual,
             started: false,
         }
     }
@@ -121,7 +121,7 @@ impl<A: Address> Planner<A> {
     /// Plans for another view of the node: everything again, numbers kept.
     pub fn set_node(&mut self, node: NodeView) {
         if node != self.node {
-            *self = Self::new(node, &self.table);
+            *self = Self::new(node, std::mem::take(&mut self.table));
         }
     }
 
@@ -132,9 +132,10 @@ impl<A: Address> Planner<A> {
         if touched.is_empty() && !first {
             return Delta { ops: Vec::new(), udp: false, rejected: false };
         }
-        let previous = first.then(|| std::mem::take(&mut self.table));
         let mut changes = Changes::new();
         if first {
+            // What was found and is not planned goes.
+            changes.extend(self.table.keys().map(|key| (*key, None)));
             changes.extend(node_elements(&self.node).into_iter().map(|(key, value)| (key, Some(value))));
         }
         let mut udp = first;
@@ -158,15 +159,7 @@ impl<A: Address> Planner<A> {
         self.started = true;
         self.sets.recovered();
         self.classes.recovered();
-        let ops = match previous {
-            Some(previous) => {
-                let elements = changes.into_iter().filter_map(|(key, value)| Some((key, value?)));
-                self.table = elements.collect();
-                diff(&self.table, &previous)
-            }
-            None => self.settle(changes),
-        };
-        Delta { ops, udp, rejected }
+        Delta { ops: self.settle(changes), udp, rejected }
     }
 
     /// Notes the snapshot's Services and slices; the Services that differ from the last one.
@@ -395,8 +388,8 @@ impl<A: Address> Planner<A> {
         for (key, value) in changes {
             match value {
                 Some(value) if self.table.get(&key) != Some(&value) => {
-                    self.table.insert(key, value);
-                    puts.push(Op::Put(key, value));
+                    let there = self.table.insert(key, value).is_some();
+                    puts.push(if there { Op::Replace(key, value) } else { Op::Put(key, value) });
                 }
                 None if self.table.remove(&key).is_some() => deletes.push(Op::Delete(key)),
                 _ => {}

@@ -48,7 +48,7 @@ fn packet(source: Ipv4Addr, destination: impl Into<Ipv4Addr>, port: u16) -> Pack
 }
 
 fn planned(snapshot: &Snapshot) -> Planner {
-    let mut planner = Planner::new(node_view(), &ServiceTable::new());
+    let mut planner = Planner::new(node_view(), ServiceTable::new());
     planner.update(snapshot);
     planner
 }

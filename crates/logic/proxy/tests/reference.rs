@@ -107,7 +107,7 @@ fn check<A: Twin>(
 }
 
 fn table_of<A: Twin>(snapshot: &Snapshot) -> ServiceTable<A> {
-    desired(snapshot, &node_view(), &ServiceTable::new()).desired
+    desired(snapshot, &node_view(), ServiceTable::new()).desired
 }
 
 proptest! {
@@ -134,7 +134,7 @@ proptest! {
         world in worlds(), changes in proptest::collection::vec(any::<Change>(), 1..6),
     ) {
         let mut world = world;
-        let mut planner = Planner::<Ipv6Addr>::new(node_view(), &ServiceTable::new());
+        let mut planner = Planner::<Ipv6Addr>::new(node_view(), ServiceTable::new());
         let mut kernel = ServiceTable::new();
         for (step, change) in std::iter::once(None).chain(changes.into_iter().map(Some)).enumerate() {
             // Every third step the Services' networks become more, or fewer again.
@@ -151,12 +151,16 @@ proptest! {
             let delta = planner.update(&snapshot);
             prop_assert!(delta.rejected || planner.rejected() == before);
             for op in delta.ops {
+                let (present, put) = (kernel.contains_key(op.key()), matches!(op, Op::Put(..)));
                 match op {
                     Op::Delete(key) => kernel.remove(&key),
                     Op::Put(key, value) => kernel.insert(key, value),
+                    Op::Replace(key, value) => kernel.insert(key, value),
                 };
+                // The kernel refuses to delete or replace what is not there, and to create what is.
+                prop_assert_eq!(present, !put);
             }
-            let whole = desired(&snapshot, &node, planner.table());
+            let whole = desired(&snapshot, &node, planner.table().clone());
             prop_assert_eq!(&kernel, planner.table());
             prop_assert_eq!(planner.table(), &whole.desired);
             prop_assert_eq!(planner.rejected(), whole.rejected);

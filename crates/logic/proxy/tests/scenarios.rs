@@ -55,7 +55,7 @@ fn snapshot(yaml: &str) -> Snapshot {
 }
 
 fn table<A: Address>(snapshot: &Snapshot) -> String {
-    let planned = desired(snapshot, &world::node_view(), &ServiceTable::<A>::new());
+    let planned = desired(snapshot, &world::node_view(), ServiceTable::<A>::new());
     let mut found = elements_text(&planned.desired);
     for rejection in planned.rejected {
         let object = format!("{} {}/{}", rejection.kind, rejection.namespace, rejection.name);
@@ -67,7 +67,7 @@ fn table<A: Address>(snapshot: &Snapshot) -> String {
 /// What becomes of the packets of one family, a line each.
 fn traces<A: Address>(snapshot: &Snapshot, packets: &str) -> String {
     let node = world::node_view();
-    let mut planner = Planner::<A>::new(node.clone(), &ServiceTable::new());
+    let mut planner = Planner::<A>::new(node.clone(), ServiceTable::new());
     planner.update(snapshot);
     let mut text = String::new();
     for line in packets.lines() {

@@ -4,8 +4,8 @@
 //! Synced<Snapshot> ── pure desired() ──▶ State ── pure diff(actual) ──▶ [Op] ── apply (IO)
 //! ```
 //!
-//! Invariants: keys are ordered so that what is created first sorts first; deletes run before puts, in reverse
-//! order; `apply(diff(desired, actual), actual) == desired`; `diff(desired, desired)` is empty.
+//! Invariants: keys are ordered so that what is created first sorts first; deletes run before puts and replacements, in
+//! reverse order; no key has two steps; `apply(diff(desired, actual), actual) == desired`; `diff(desired, desired)` is empty.
 
 mod backoff;
 
@@ -20,8 +20,18 @@ pub type State<K, S> = BTreeMap<K, S>;
 pub enum Op<K, S> {
     /// Removes what has this key. Removing what is absent is no error.
     Delete(K),
-    /// Creates what has this key, or makes it as given.
+    /// Creates what has this key.
     Put(K, S),
+    /// Makes what has this key as given: it is there, and different.
+    Replace(K, S),
+}
+
+impl<K, S> Op<K, S> {
+    /// What the step is about.
+    pub fn key(&self) -> &K {
+        let (Self::Delete(key) | Self::Put(key, _) | Self::Replace(key, _)) = self;
+        key
+    }
 }
 
 /// What a planner decided: the state to reach, and the objects it left out with the reason.
@@ -48,13 +58,14 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// The steps from `actual` to `desired`: deletes in reverse key order, then puts in key order.
+/// The steps from `actual` to `desired`: deletes in reverse key order, then puts and replacements in key order.
 pub fn diff<K: Ord + Clone, S: Eq + Clone>(desired: &State<K, S>, actual: &State<K, S>) -> Vec<Op<K, S>> {
     let deletes = actual.keys().rev().filter(|key| !desired.contains_key(key)).cloned().map(Op::Delete);
-    let puts = desired
-        .iter()
-        .filter(|(key, spec)| actual.get(key) != Some(spec))
-        .map(|(key, spec)| Op::Put(key.clone(), spec.clone()));
+    let puts = desired.iter().filter_map(|(key, spec)| match actual.get(key) {
+        None => Some(Op::Put(key.clone(), spec.clone())),
+        Some(present) if present != spec => Some(Op::Replace(key.clone(), spec.clone())),
+        Some(_) => None,
+    });
     deletes.chain(puts).collect()
 }
 
@@ -83,10 +94,13 @@ mod tests {
 
     fn applied(ops: Vec<Op<u8, u8>>, mut state: State<u8, u8>) -> State<u8, u8> {
         for op in ops {
-            match op {
-                Op::Delete(key) => state.remove(&key),
-                Op::Put(key, spec) => state.insert(key, spec),
+            let present = state.contains_key(op.key());
+            let done = match op {
+                Op::Delete(key) => present && state.remove(&key).is_some(),
+                Op::Put(key, spec) => !present && state.insert(key, spec).is_none(),
+                Op::Replace(key, spec) => present && state.insert(key, spec).is_some(),
             };
+            assert!(done, "a step that says what is not so");
         }
         state
     }

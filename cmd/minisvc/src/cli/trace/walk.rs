@@ -186,7 +186,7 @@ impl<A: Address> Side<A> {
             .desired
             .links;
         let node = NodeView::of(snapshot, name, facts.node_ports_at.unwrap_or(addresses), &facts.cluster);
-        let mut planner = Planner::new(node, &ServiceTable::new());
+        let mut planner = Planner::new(node, ServiceTable::new());
         planner.update(snapshot);
         Ok(Self { address, underlay, links, planner })
     }

@@ -50,10 +50,10 @@ pub(super) async fn apply(target: &LinkTarget, ops: &[Op<NetKey, NetSpec>]) -> R
         let done = match op {
             Op::Delete(key) if key.pod_namespace().is_some_and(|name| going.contains(name)) => Ok(()),
             Op::Delete(key) => session.delete(key).await,
-            Op::Put(key, spec) => session.put(key, spec).await,
+            Op::Put(key, spec) | Op::Replace(key, spec) => session.put(key, spec).await,
         };
         if let Err(error) = done {
-            let (Op::Put(key, _) | Op::Delete(key)) = op;
+            let key = op.key();
             tracing::debug!(%key, %error, "step failed");
             failed += 1;
             first.get_or_insert(error);

@@ -30,7 +30,7 @@ pub enum Found<A: Address> {
     Table(ServiceTable<A>, BTreeSet<String>),
 }
 
-/// The payloads of the dumps of one table; each without the nfnetlink header.
+/// The payloads of the dumps of a table's structure; each without the nfnetlink header.
 #[derive(Default)]
 pub struct Dumps {
     /// Chains.
@@ -39,16 +39,13 @@ pub struct Dumps {
     pub rules: Vec<Vec<u8>>,
     /// Sets.
     pub sets: Vec<Vec<u8>>,
-    /// Lists of elements by set.
-    pub elements: Vec<(Set, Vec<u8>)>,
 }
 
 type Shape = Option<(u32, i32, String)>;
 
-/// Reads the dumps.
-pub fn found<A: Address>(dumps: &Dumps) -> Found<A> {
-    let table = structure(dumps, A::FAMILY).and_then(|classes| {
-        let table = elements(dumps)?;
+/// Reads the dumps; `table` has the elements, or is None if they could not be read.
+pub fn found<A: Address>(dumps: &Dumps, table: Option<ServiceTable<A>>) -> Found<A> {
+    let table = structure(dumps, A::FAMILY).zip(table).and_then(|(classes, table)| {
         let used: BTreeSet<Class> = table
             .values()
             .filter_map(|value| match value {
@@ -117,42 +114,72 @@ fn has_rules(rules: &BTreeMap<&str, Vec<&[u8]>>, family: Family, chain: &Chain) 
             .all(|(found, rule)| **found == *userdata::fingerprint(&rule_text(family, rule)))
 }
 
-fn elements<A: Address>(dumps: &Dumps) -> Option<ServiceTable<A>> {
-    let mut table = ServiceTable::new();
-    let mut networks: BTreeMap<Set, (BTreeSet<A>, BTreeSet<A>)> = BTreeMap::new();
-    for (set, list) in &dumps.elements {
-        let list = attribute(list, 3).unwrap_or_default();
+/// The elements of one set, list by list.
+pub struct Elements<A: Address> {
+    set: Set,
+    table: ServiceTable<A>,
+    /// Of a set of networks: where they start, and what follows them.
+    starts: BTreeSet<A>,
+    ends: BTreeSet<A>,
+    /// Whether one came twice.
+    twice: bool,
+    /// Whether all could be read.
+    readable: bool,
+}
+
+impl<A: Address> Elements<A> {
+    /// None read yet.
+    pub fn new(set: Set) -> Self {
+        let (starts, ends) = (BTreeSet::new(), BTreeSet::new());
+        Self { set, table: ServiceTable::new(), starts, ends, twice: false, readable: true }
+    }
+
+    /// Reads one payload of a dump, without the nfnetlink header.
+    pub fn read(&mut self, payload: &[u8]) {
+        let list = attribute(payload, 3).unwrap_or_default();
         for (_, element) in attributes(list) {
-            if set.interval() && set.key().len() == 1 {
-                let address = A::read(value(element, 1)?)?;
-                let (starts, ends) = networks.entry(*set).or_default();
-                let end = number(element, 3).unwrap_or(0) & 1 != 0;
-                if end {
-                    ends.insert(address)
-                } else {
-                    starts.insert(address)
-                };
-                continue;
-            }
-            let (key, value) = read_element(*set, element)?;
-            table.insert(key, value);
+            let read = match self.set.interval() && self.set.key().len() == 1 {
+                true => self.read_bound(element),
+                false => read_element(self.set, element)
+                    .map(|(key, value)| self.twice |= self.table.insert(key, value).is_some()),
+            };
+            self.readable &= read.is_some();
         }
     }
-    for (set, (starts, ends)) in networks {
-        for start in starts {
+
+    fn read_bound(&mut self, element: &[u8]) -> Option<()> {
+        const END: u32 = 1;
+        let address = A::read(value(element, 1)?)?;
+        let is_end = number(element, 3).unwrap_or(0) & END != 0;
+        if is_end {
+            self.ends.insert(address)
+        } else {
+            self.starts.insert(address)
+        };
+        Some(())
+    }
+
+    /// Whether an element came twice: the kernel moved its elements while it listed them, and as many were left out.
+    pub fn moved(&self) -> bool {
+        self.twice
+    }
+
+    /// What was read; None if something is not as we write it.
+    pub fn finish(mut self) -> Option<ServiceTable<A>> {
+        for start in self.starts {
             // A network that reaches to the last address has no end.
-            let end = ends.range(start..).find(|end| **end != start);
+            let end = self.ends.range(start..).find(|end| **end != start);
             let last =
                 end.map_or(Some(A::Net::everything().last()), |end| A::from_number(end.number() - 1))?;
             let net = A::Net::between(start, last)?;
-            let key = match set {
+            let key = match self.set {
                 Set::ClusterNetwork => Key::ClusterNetwork(net),
                 _ => Key::ServiceNetwork(net),
             };
-            table.insert(key, Value::Present);
+            self.table.insert(key, Value::Present);
         }
+        self.readable.then_some(self.table)
     }
-    Some(table)
 }
 
 fn value(element: &[u8], kind: u16) -> Option<&[u8]> {

@@ -1,15 +1,15 @@
 //! [`ServiceTableTarget`]: the service table of the current network namespace.
 //!
-//! Invariants: the kernel is read at the start and after an error only; in between, `actual` is what it holds. A table
-//! that is right is not touched. Class chains that nothing leads to any more are emptied with the change that made them
+//! Invariants: the kernel is read at the start and after an error only, and no copy of what was read is kept: the steps of
+//! a change say themselves what is there. A table that is right is not touched. Class chains that nothing leads to any more are emptied with the change that made them
 //! so and deleted after it, as kernels before 6.2 want it.
 
 use super::{
     NftError,
-    decode::{Dumps, Found, found},
+    decode::{Dumps, Elements, Found, found},
     encode::Requests,
     socket::{NftSocket, SEND_BUFFER},
-    wire::msg,
+    wire::{Message, msg},
 };
 use minisvc_netstate::{
     family::Address,
@@ -18,22 +18,41 @@ use minisvc_netstate::{
 use minisvc_reconcile::{Op, Target};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    marker::PhantomData,
     net::Ipv4Addr,
+    time::Duration,
 };
 
 /// Most elements changed by one part of a large change; parts are what a small send buffer forces.
 const PART: usize = 5_000;
+/// How often a list of elements is asked for until it is whole, and how long is waited in between.
+const LISTS_MAX: u32 = 100;
+const LIST_AGAIN: Duration = Duration::from_millis(10);
 
 /// Our table of one family in the network namespace where it was opened.
 pub struct ServiceTableTarget<A: Address = Ipv4Addr> {
     socket: NftSocket,
-    actual: Option<ServiceTable<A>>,
-    /// Whether there is a table that has to be removed first.
-    broken: bool,
+    kernel: Kernel,
+    /// The classes in the kernel, by number.
+    classes: BTreeMap<u16, Class>,
     /// Class chains that are in the kernel.
     chains: BTreeMap<String, ChainIs>,
     /// The kernel's generation after our last change or look; none: not known.
     generation: Option<u32>,
+    family: PhantomData<A>,
+}
+
+/// What is in the kernel under our name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    /// Not read yet, or not since something failed.
+    Unknown,
+    /// Nothing.
+    Nothing,
+    /// A table that is not as we build it and has to be removed first.
+    Broken,
+    /// A table of ours.
+    Ours,
 }
 
 /// What is known of a class chain.
@@ -63,7 +82,14 @@ impl<A: Address> ServiceTableTarget<A> {
     /// As [`Self::open`].
     pub fn with_send_buffer(bytes: u32) -> Result<Self, NftError> {
         let socket = NftSocket::open(bytes)?;
-        Ok(Self { socket, actual: None, broken: false, chains: BTreeMap::new(), generation: None })
+        Ok(Self {
+            socket,
+            kernel: Kernel::Unknown,
+            classes: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            generation: None,
+            family: PhantomData,
+        })
     }
 
     /// Removes the table, if it is there.
@@ -72,15 +98,23 @@ impl<A: Address> ServiceTableTarget<A> {
     /// If the kernel refuses.
     pub fn remove(&mut self) -> Result<(), NftError> {
         self.observe()?;
-        if self.actual.is_some() || self.broken {
+        if matches!(self.kernel, Kernel::Ours | Kernel::Broken) {
             let mut requests = Requests::new(A::FAMILY);
             requests.delete_table();
-            self.actual = None;
             self.commit(&requests)?;
         }
-        self.broken = false;
-        self.chains.clear();
+        let generation = self.generation;
+        self.forget();
+        (self.kernel, self.generation) = (Kernel::Nothing, generation);
         Ok(())
+    }
+
+    /// Nothing is known any more.
+    fn forget(&mut self) {
+        self.kernel = Kernel::Unknown;
+        self.classes.clear();
+        self.chains.clear();
+        self.generation = None;
     }
 
     /// Whether somebody else made a transaction since our last change or look, to our table or to any other.
@@ -118,7 +152,7 @@ impl<A: Address> ServiceTableTarget<A> {
     }
 
     fn dumps(&mut self) -> Result<Option<Dumps>, NftError> {
-        let table = |m: &mut super::wire::Message| {
+        let table = |m: &mut Message| {
             m.text(1, TABLE);
         };
         let tables = self.socket.dump("list tables", A::FAMILY, msg::GETTABLE, |_| {})?.unwrap_or_default();
@@ -130,54 +164,70 @@ impl<A: Address> ServiceTableTarget<A> {
             let list = list.unwrap_or_default().into_iter();
             list.filter(|found| super::wire::text(found, 1) == Some(TABLE)).collect()
         };
-        let mut dumps = Dumps {
+        Ok(Some(Dumps {
             chains: ours(self.socket.dump("list chains", A::FAMILY, msg::GETCHAIN, table)?),
             rules: ours(self.socket.dump("list rules", A::FAMILY, msg::GETRULE, table)?),
             sets: ours(self.socket.dump("list sets", A::FAMILY, msg::GETSET, table)?),
-            elements: Vec::new(),
-        };
+        }))
+    }
+
+    /// All elements; None if some are not as we write them.
+    fn elements(&mut self) -> Result<Option<ServiceTable<A>>, NftError> {
+        let mut table = ServiceTable::new();
         for set in Set::ALL.into_iter().filter(|set| !set.dynamic()) {
-            let lists = self.socket.dump("list elements", A::FAMILY, msg::GETSETELEM, |m| {
-                m.text(1, TABLE).text(2, set.name());
-            })?;
-            dumps.elements.extend(lists.unwrap_or_default().into_iter().map(|list| (set, list)));
+            match self.elements_of(set)?.finish() {
+                Some(mut elements) => table.append(&mut elements),
+                None => return Ok(None),
+            }
         }
-        Ok(Some(dumps))
+        Ok(Some(table))
+    }
+
+    /// The elements of a set. For a while after many were added, the kernel moves them to a larger hash table: a list made
+    /// meanwhile has some twice and others not at all, and says nothing of it.
+    fn elements_of(&mut self, set: Set) -> Result<Elements<A>, NftError> {
+        const OPERATION: &str = "list elements";
+        for _ in 0..LISTS_MAX {
+            let mut message = Message::new(A::FAMILY, msg::GETSETELEM, 0);
+            message.text(1, TABLE).text(2, set.name());
+            let mut elements = Elements::new(set);
+            match self.socket.dump_of(message, OPERATION, &mut |payload| elements.read(payload)) {
+                Ok(()) if !elements.moved() => return Ok(elements),
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Elements::new(set)),
+                Err(error) if error.errno() == Some(libc::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+            std::thread::sleep(LIST_AGAIN);
+        }
+        let source = std::io::Error::other("they are never at rest");
+        Err(NftError::Receive { operation: OPERATION, source })
     }
 
     /// The requests of a change, and the class chains that are unused after it.
     fn requests(&self, ops: &[Op<Key<A>, Value<A>>]) -> (Requests, BTreeSet<String>) {
-        let none = ServiceTable::new();
-        let actual = self.actual.as_ref().unwrap_or(&none);
         let mut requests = Requests::new(A::FAMILY);
-        if self.broken {
+        if self.kernel == Kernel::Broken {
             requests.delete_table();
         }
-        if self.actual.is_none() {
+        if self.kernel != Kernel::Ours {
             requests.structure();
         }
-        let (mut deletes, mut puts) = (BTreeSet::new(), BTreeMap::new());
+        let (mut deletes, mut puts) = (Vec::new(), Vec::new());
         for op in ops {
             match op {
-                Op::Delete(key) => {
-                    puts.remove(key);
-                    deletes.insert(*key);
-                }
-                Op::Put(key, value) => {
-                    deletes.remove(key);
-                    puts.insert(*key, *value);
-                }
+                Op::Delete(key) => deletes.push(key),
+                Op::Put(key, value) | Op::Replace(key, value) => puts.push((key, value)),
             }
         }
-        deletes.retain(|key| actual.contains_key(key));
-        puts.retain(|key, value| actual.get(key) != Some(value));
-        let unused = self.class_chains(actual, &deletes, &puts, &mut requests);
+        let replaces: BTreeSet<&Key<A>> =
+            ops.iter().filter(|op| matches!(op, Op::Replace(..))).map(Op::key).collect();
+        let unused = self.class_chains(&deletes, &puts, &mut requests);
         // Ranges may not overlap even for a moment.
         delete_all(&deletes, |set| set.interval(), &mut requests);
-        let puts: Vec<_> = puts.iter().collect();
         for part in puts.chunks(PART) {
-            let replaced: BTreeSet<Key<A>> =
-                part.iter().map(|(key, _)| **key).filter(|key| actual.contains_key(key)).collect();
+            let replaced: Vec<&Key<A>> =
+                part.iter().rev().map(|(key, _)| *key).filter(|key| replaces.contains(key)).collect();
             delete_all(&replaced, |_| true, &mut requests);
             for elements in part.chunk_by(|(one, _), (other, _)| Set::of(one) == Set::of(other)) {
                 if let Some((first, _)) = elements.first() {
@@ -195,21 +245,18 @@ impl<A: Address> ServiceTableTarget<A> {
     /// Adds the chains of new classes; the names of those that no element leads to after the change.
     fn class_chains(
         &self,
-        actual: &ServiceTable<A>,
-        deletes: &BTreeSet<Key<A>>,
-        puts: &BTreeMap<Key<A>, Value<A>>,
+        deletes: &[&Key<A>],
+        puts: &[(&Key<A>, &Value<A>)],
         requests: &mut Requests,
     ) -> BTreeSet<String> {
-        let class = |value: &Value<A>| match value {
-            Value::Class(class) => Some(*class),
-            _ => None,
-        };
-        let all_classes = Key::Class(0)..=Key::Class(u16::MAX);
-        let kept = actual
-            .range(all_classes.clone())
-            .filter(|(key, _)| !deletes.contains(key) && !puts.contains_key(key));
-        let wanted: BTreeSet<Class> =
-            kept.chain(puts.range(all_classes.clone())).filter_map(|(_, value)| class(value)).collect();
+        let mut classes = self.classes.clone();
+        for key in deletes {
+            if let Key::Class(number) = key {
+                classes.remove(number);
+            }
+        }
+        classes.extend(puts.iter().filter_map(|(key, value)| class(key, value)));
+        let wanted: BTreeSet<Class> = classes.into_values().collect();
         let names: BTreeSet<String> = wanted.iter().map(Class::chain).collect();
         for (class, name) in wanted.iter().zip(wanted.iter().map(Class::chain)) {
             match self.chains.get(&name) {
@@ -244,9 +291,17 @@ impl<A: Address> ServiceTableTarget<A> {
     }
 }
 
-fn delete_all<A: Address>(keys: &BTreeSet<Key<A>>, wanted: impl Fn(Set) -> bool, requests: &mut Requests) {
-    // In reverse: what leads to other elements goes first.
-    let keys: Vec<_> = keys.iter().rev().filter(|key| wanted(Set::of(key))).collect();
+/// A class and its number, if the element is one.
+fn class<A: Address>(key: &Key<A>, value: &Value<A>) -> Option<(u16, Class)> {
+    match (key, value) {
+        (Key::Class(number), Value::Class(class)) => Some((*number, *class)),
+        _ => None,
+    }
+}
+
+/// Deletes these keys, in their order; the caller has those first that lead to others.
+fn delete_all<A: Address>(keys: &[&Key<A>], wanted: impl Fn(Set) -> bool, requests: &mut Requests) {
+    let keys: Vec<_> = keys.iter().copied().filter(|key| wanted(Set::of(key))).collect();
     for part in keys.chunk_by(|one, other| Set::of(one) == Set::of(other)) {
         if let Some(first) = part.first() {
             requests.delete_elements(Set::of(first), part.iter().copied());
@@ -260,62 +315,60 @@ impl<A: Address> Target<Key<A>, Value<A>> for ServiceTableTarget<A> {
     /// Reads the table from the kernel. A table that is not as we build it counts as none, and is replaced by the next
     /// change.
     fn observe(&mut self) -> Result<ServiceTable<A>, NftError> {
+        self.forget();
         // Read first: what happens while the rest is read counts as news.
-        self.generation = None;
         let generation = self.socket.generation()?;
         let found = match self.dumps()? {
             None => Found::Nothing,
-            Some(dumps) => found(&dumps),
-        };
-        self.generation = Some(generation);
-        self.chains.clear();
-        self.broken = matches!(found, Found::Broken);
-        self.actual = match found {
-            Found::Nothing | Found::Broken => None,
-            Found::Table(table, unused) => {
-                let classes = minisvc_netstate::nft::text::classes(&table);
-                self.chains = classes.map(|(_, class)| (class.chain(), ChainIs::Whole)).collect();
-                self.chains.extend(unused.into_iter().map(|name| (name, ChainIs::Stray)));
-                Some(table)
+            Some(dumps) => {
+                let table = self.elements()?;
+                found(&dumps, table)
             }
         };
-        Ok(self.actual.clone().unwrap_or_default())
+        self.generation = Some(generation);
+        match found {
+            Found::Nothing => self.kernel = Kernel::Nothing,
+            Found::Broken => self.kernel = Kernel::Broken,
+            Found::Table(table, unused) => {
+                self.kernel = Kernel::Ours;
+                self.classes = table
+                    .range(Key::Class(0)..=Key::Class(u16::MAX))
+                    .filter_map(|(key, value)| class(key, value))
+                    .collect();
+                self.chains = self.classes.values().map(|class| (class.chain(), ChainIs::Whole)).collect();
+                self.chains.extend(unused.into_iter().map(|name| (name, ChainIs::Stray)));
+                return Ok(table);
+            }
+        }
+        Ok(ServiceTable::new())
     }
 
-    /// Carries the steps out in one transaction where the send buffer allows. After an error the kernel's table is read
-    /// again before the next change.
+    /// Carries the steps out in one transaction where the send buffer allows. They start from what the last `observe`
+    /// or change left; after an error the kernel's table is to be observed again.
     fn apply(&mut self, ops: &[Op<Key<A>, Value<A>>]) -> Result<(), NftError> {
-        if self.actual.is_none() && !self.broken {
+        if self.kernel == Kernel::Unknown {
             self.observe()?;
         }
         let (requests, unused) = self.requests(ops);
         if requests.list.is_empty() {
             return Ok(());
         }
-        let actual = self.actual.take();
         if let Err(error) = self.commit(&requests) {
-            self.broken = false;
+            self.forget();
             return Err(error);
         }
-        if actual.is_none() {
+        if self.kernel != Kernel::Ours {
+            self.kernel = Kernel::Ours;
             self.chains.clear();
         }
-        self.broken = false;
-        let mut actual = actual.unwrap_or_default();
         for op in ops {
             match op {
-                Op::Delete(key) => {
-                    actual.remove(key);
-                }
-                Op::Put(key, value) => {
-                    actual.insert(*key, *value);
-                    if let Value::Class(class) = value {
-                        self.chains.insert(class.chain(), ChainIs::Whole);
-                    }
-                }
+                Op::Delete(Key::Class(number)) => drop(self.classes.remove(number)),
+                Op::Delete(_) => {}
+                Op::Put(key, value) | Op::Replace(key, value) => self.classes.extend(class(key, value)),
             }
         }
-        self.actual = Some(actual);
+        self.chains.extend(self.classes.values().map(|class| (class.chain(), ChainIs::Whole)));
         self.chains.extend(unused.into_iter().map(|name| (name, ChainIs::Empty)));
         self.sweep();
         Ok(())

@@ -36,11 +36,7 @@ fn what_is_needed_is_made_first_and_removed_last() {
         let word = |key: &NetKey| {
             key.to_string().split(' ').find(|w| !w.contains('/') && *w != "host").map(str::to_owned)
         };
-        ops.iter()
-            .filter_map(|op| match op {
-                Op::Put(key, _) | Op::Delete(key) => word(key),
-            })
-            .collect()
+        ops.iter().filter_map(|op| word(op.key())).collect()
     };
     let order = ["namespace", "sysctl", "link", "address", "neighbour", "route"];
     assert_eq!(kinds(diff(&desired, &NetState::new())), order);

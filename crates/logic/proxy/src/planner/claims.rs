@@ -92,7 +92,7 @@ mod tests {
         let addresses = vec![[192, 168, 9, 1].into()];
         let cluster = ClusterConfig::default();
         let node = NodeView { name: "n1".to_owned(), addresses, zone: None, cluster };
-        let mut planner = Planner::<std::net::Ipv4Addr>::new(node, &ServiceTable::new());
+        let mut planner = Planner::<std::net::Ipv4Addr>::new(node, ServiceTable::new());
         let mut snapshot = Snapshot::default();
         let mut put = |name: &str, created: &str, address: &str, port: u16| {
             let meta = json!({ "namespace": "ns", "name": name, "creationTimestamp": created });
