@@ -134,8 +134,6 @@ impl<A: Address> Planner<A> {
         }
         let mut changes = Changes::new();
         if first {
-            // What was found and is not planned goes.
-            changes.extend(self.table.keys().map(|key| (*key, None)));
             changes.extend(node_elements(&self.node).into_iter().map(|(key, value)| (key, Some(value))));
         }
         let mut udp = first;
@@ -159,6 +157,12 @@ impl<A: Address> Planner<A> {
         self.started = true;
         self.sets.recovered();
         self.classes.recovered();
+        if first {
+            // What was found and is not planned goes.
+            let found = self.table.keys().filter(|key| !changes.contains_key(key));
+            let gone: Vec<_> = found.map(|key| (*key, None)).collect();
+            changes.extend(gone);
+        }
         Delta { ops: self.settle(changes), udp, rejected }
     }
 

@@ -176,7 +176,7 @@ impl<A: Address> ServiceTableTarget<A> {
         let mut table = ServiceTable::new();
         for set in Set::ALL.into_iter().filter(|set| !set.dynamic()) {
             match self.elements_of(set)?.finish() {
-                Some(mut elements) => table.append(&mut elements),
+                Some(elements) => table.extend(elements),
                 None => return Ok(None),
             }
         }
