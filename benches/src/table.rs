@@ -9,8 +9,7 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use clap::Args;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot};
+use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, endpoint_slices::EndpointSlice};
 use minisvc_datapath::nft::ServiceTableTarget;
 use minisvc_lab::namespaces::Isolation;
 use minisvc_netstate::nft::ServiceTable;

@@ -15,7 +15,6 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     coordination::v1::Lease,
     core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
-    discovery::v1::EndpointSlice,
     networking::v1::{IPAddress, Ingress, IngressClass, ServiceCIDR},
 };
 use kube::{
@@ -23,7 +22,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::watcher::{self, Error as WatcherError, watcher},
 };
-use minisvc_apimachinery::{Snapshot, Synced, snapshot::Objects};
+use minisvc_apimachinery::{Snapshot, Synced, endpoint_slices::EndpointSlice, snapshot::Objects};
 use minisvc_reconcile::Backoff;
 use serde::de::DeserializeOwned;
 use std::{

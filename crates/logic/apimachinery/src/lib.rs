@@ -24,6 +24,7 @@
 pub mod cluster;
 pub mod convert;
 pub mod decode;
+pub mod endpoint_slices;
 mod family;
 pub mod ingress_class;
 pub mod join;

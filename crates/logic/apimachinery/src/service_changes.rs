@@ -3,9 +3,10 @@
 //! In: snapshots, one after the other. Out: keys of Services. Invariant: it costs as much as the two snapshots differ,
 //! not as much as they hold, so whoever follows few Services pays nothing for the many.
 
+use crate::endpoint_slices::EndpointSlice;
 use crate::{ObjectKey, Snapshot, snapshot::Objects};
 use imbl::ordmap::DiffItem;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::core::v1::Service;
 use std::collections::BTreeSet;
 
 /// Label of an EndpointSlice that names its Service.

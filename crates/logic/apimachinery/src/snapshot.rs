@@ -3,14 +3,16 @@
 //! Invariant: a [`Synced`] value exists only after the first list of every kind it holds was complete, so whoever
 //! prunes by it cannot prune what it has not heard of yet.
 
-use crate::resource::{self, ObjectKey, Resource};
+use crate::{
+    endpoint_slices::EndpointSlice,
+    resource::{self, ObjectKey, Resource},
+};
 use imbl::{OrdMap, ordmap::DiffItem};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
         coordination::v1::Lease,
         core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
-        discovery::v1::EndpointSlice,
         networking::v1::{IPAddress, Ingress, IngressClass, ServiceCIDR},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,

@@ -8,12 +8,10 @@ use crate::{
     endpoint_slice_mirroring::SKIP_MIRROR,
     plan::{Notice, Plan, Write},
 };
-use k8s_openapi::api::{
-    core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Service};
 use minisvc_apimachinery::{
     ClusterConfig, Family, ObjectKey, Snapshot,
+    endpoint_slices::EndpointSlice,
     ingress_class::{CLASS, CONTROLLER},
     resource::{ENDPOINT_SLICES, ENDPOINTS, INGRESS_CLASSES, NAMESPACES, SERVICE_CIDRS, SERVICES},
     service_cidr,
@@ -184,7 +182,7 @@ fn serves(slice: &EndpointSlice, api_server: SocketAddr) -> bool {
     let address = api_server.ip().to_string();
     let [endpoint] = slice.endpoints.as_slice() else { return false };
     let Some([port]) = slice.ports.as_deref() else { return false };
-    endpoint.addresses == [address]
+    *endpoint.addresses == [address.into_boxed_str()]
         && port.port == Some(i32::from(api_server.port()))
         && port.name.as_deref() == Some("https")
 }

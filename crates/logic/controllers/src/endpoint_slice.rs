@@ -23,11 +23,15 @@ use desired::{Ports, desired, ports_of};
 use k8s_openapi::{
     api::{
         core::v1::Service,
-        discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
+        discovery::v1::{Endpoint, EndpointPort},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use minisvc_apimachinery::{Family, ObjectKey, Snapshot, resource::ENDPOINT_SLICES};
+use minisvc_apimachinery::{
+    Family, ObjectKey, Snapshot,
+    endpoint_slices::{self, EndpointSlice},
+    resource::ENDPOINT_SLICES,
+};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -261,14 +265,14 @@ impl<'a> Layout<'a> {
                 ..ObjectMeta::default()
             },
             address_type: self.family.name().to_owned(),
-            endpoints,
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
             ports: Some(ports.iter().map(EndpointPort::from).collect()),
         }
     }
 }
 
 /// What an endpoint is the same by: its Pod.
-fn identity(endpoint: &Endpoint) -> Option<String> {
+fn identity(endpoint: &endpoint_slices::Endpoint) -> Option<String> {
     endpoint.target_ref.as_ref()?.uid.clone()
 }
 

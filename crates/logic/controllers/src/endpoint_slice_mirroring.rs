@@ -19,12 +19,13 @@ use crate::{
 use k8s_openapi::{
     api::{
         core::v1::{EndpointAddress, Endpoints, Service},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use minisvc_apimachinery::{
     ObjectKey, Snapshot,
+    endpoint_slices::EndpointSlice,
     resource::{ENDPOINT_SLICES, ENDPOINTS},
 };
 use serde_json::json;
@@ -226,7 +227,7 @@ fn filled(endpoints: &Endpoints, key: &ObjectKey, kind: &Kind, list: Vec<Endpoin
             ..ObjectMeta::default()
         },
         address_type: kind.0.to_owned(),
-        endpoints: list,
+        endpoints: list.into_iter().map(Into::into).collect(),
         ports: Some(kind.1.iter().map(EndpointPort::from).collect()),
     }
 }

@@ -8,11 +8,11 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
-    discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
 use minisvc_apimachinery::{
-    ClusterConfig, ObjectKey, Snapshot, Synced, service_changes::service_of, service_cidr, snapshot::Objects,
+    ClusterConfig, ObjectKey, Snapshot, Synced, endpoint_slices::EndpointSlice, service_changes::service_of,
+    service_cidr, snapshot::Objects,
 };
 use minisvc_reconcile::Rejection;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};

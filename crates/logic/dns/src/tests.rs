@@ -4,8 +4,8 @@ mod families;
 
 use super::*;
 use crate::{name::labels, reverse};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, Synced};
+use k8s_openapi::api::core::v1::Service;
+use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, Synced, endpoint_slices::EndpointSlice};
 use proptest::prelude::*;
 use std::sync::Arc;
 

@@ -6,10 +6,11 @@
 use crate::table::Backend;
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
-    discovery::v1::EndpointSlice,
     networking::v1::IngressBackend,
 };
-use minisvc_apimachinery::{ObjectKey, Snapshot, service_changes::service_of};
+use minisvc_apimachinery::{
+    ObjectKey, Snapshot, endpoint_slices::EndpointSlice, service_changes::service_of,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},

@@ -6,7 +6,7 @@
 //! Source: KEP-1669, KEP-2086, KEP-2433, KEP-4444; kubernetes pkg/proxy/topology.go.
 
 use crate::plan::NodeView;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use minisvc_apimachinery::endpoint_slices::{Endpoint, EndpointSlice};
 use minisvc_netstate::{
     family::{self, Address},
     nft::{Protocol, element::ENDPOINTS_MAX},

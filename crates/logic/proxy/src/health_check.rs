@@ -84,7 +84,7 @@ fn health_checks(
         local
             .entry(service)
             .or_default()
-            .extend(here.filter_map(|endpoint| Some(endpoint.addresses.first()?.as_str())));
+            .extend(here.filter_map(|endpoint| Some(&**endpoint.addresses.first()?)));
     }
     ports
         .iter()

@@ -4,12 +4,10 @@
 //! addresses that it wins or held move.
 
 use crate::service::load_balancer_ips;
-use k8s_openapi::api::{
-    core::v1::{Node, Service},
-    discovery::v1::Endpoint,
-};
+use k8s_openapi::api::core::v1::{Node, Service};
 use minisvc_apimachinery::{
     ObjectKey, Snapshot,
+    endpoint_slices::Endpoint,
     service_changes::{ServiceChanges, service_of},
     snapshot::Objects,
 };

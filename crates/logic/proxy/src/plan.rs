@@ -7,8 +7,10 @@ use crate::{
     sorted::Sorted,
 };
 use ipnet::IpNet;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, service_cidr::extended};
+use k8s_openapi::api::core::v1::Service;
+use minisvc_apimachinery::{
+    ClusterConfig, ObjectKey, Snapshot, endpoint_slices::EndpointSlice, service_cidr::extended,
+};
 use minisvc_netstate::{
     family::{Address, Endpoint, Network},
     nft::{Class, Frontend, Protocol},

@@ -16,8 +16,10 @@ use crate::{
 };
 use claims::{Claim, rejection};
 use imbl::ordmap::DiffItem;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use minisvc_apimachinery::{ObjectKey, Snapshot, service_changes::service_of, snapshot::Objects};
+use k8s_openapi::api::core::v1::Service;
+use minisvc_apimachinery::{
+    ObjectKey, Snapshot, endpoint_slices::EndpointSlice, service_changes::service_of, snapshot::Objects,
+};
 use minisvc_netstate::{
     family::Address,
     nft::{Class, Key, ServiceTable, Value, element::mark},

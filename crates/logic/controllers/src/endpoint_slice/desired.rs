@@ -7,13 +7,11 @@ use k8s_openapi::{
             self,
             v1::{ObjectReference, Pod, Service, ServicePort},
         },
-        discovery::v1::{
-            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
-        },
+        discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone},
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use minisvc_apimachinery::{Family, ObjectKey, Snapshot};
+use minisvc_apimachinery::{Family, ObjectKey, Snapshot, endpoint_slices::EndpointSlice};
 use std::{collections::BTreeMap, net::IpAddr};
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
