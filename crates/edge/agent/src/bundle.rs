@@ -1,11 +1,14 @@
 //! Pod object → what the runtime is to run: a pure function.
 
-use crate::pod_dns;
+use crate::{life::life, pod_dns};
 use k8s_openapi::api::core::v1::{Container, EnvVar, HostAlias, Pod};
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_podnet::LocalPod;
 use minisvc_runtime::{ContainerPort, ContainerSpec, PodBundle, PodDns, RestartPolicy};
 use std::{net::IpAddr, path::PathBuf};
+
+/// Kubernetes' `terminationGracePeriodSeconds` where none is given.
+const GRACE_S: u64 = 30;
 
 /// What the node adds to a Pod's spec.
 #[derive(Clone, Debug)]
@@ -31,7 +34,16 @@ pub fn bundle(
     let zone = &facts.cluster.cluster_domain;
     let (hostname, domain) = pod_dns::own_name(spec, &local.name, &local.namespace, zone);
     let aliases = spec.and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
+    let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
     let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
+    let specs = |list: &[Container], is_init| -> Vec<ContainerSpec> {
+        let with_life = |container| ContainerSpec {
+            life: life(container, is_init),
+            ..container_spec(container, pod, local, facts)
+        };
+        list.iter().map(with_life).collect()
+    };
     PodBundle {
         uid: uid.to_owned(),
         namespace: local.namespace.clone(),
@@ -47,7 +59,9 @@ pub fn bundle(
             Some("OnFailure") => RestartPolicy::OnFailure,
             _ => RestartPolicy::Always,
         },
-        containers: containers.iter().map(|container| container_spec(container, pod, local, facts)).collect(),
+        init_containers: specs(init, true),
+        containers: specs(containers, false),
+        grace_s: grace.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(GRACE_S),
     }
 }
 
@@ -86,6 +100,7 @@ fn container_spec(
         stdin: container.stdin.unwrap_or_default(),
         stdin_once: container.stdin_once.unwrap_or_default(),
         tty: container.tty.unwrap_or_default(),
+        ..ContainerSpec::default()
     }
 }
 

@@ -33,6 +33,12 @@ pub enum AgentError {
         /// Why not.
         source: minisvc_runtime::Error,
     },
+    /// A Pod's status cannot be written as JSON.
+    #[error("write status of pod: {source}")]
+    Status {
+        /// Why not.
+        source: serde_json::Error,
+    },
     /// The tunnel between the nodes.
     #[error("tunnel: {why}")]
     Tunnel {

@@ -15,6 +15,7 @@ mod bundle;
 mod error;
 mod health;
 mod health_checks;
+mod life;
 mod names;
 mod network;
 mod node;
@@ -23,6 +24,7 @@ mod pod_dns;
 mod pods;
 mod services;
 mod status;
+mod told;
 mod tunnel;
 
 pub use error::AgentError;
@@ -171,10 +173,11 @@ impl Agent {
             wired: wired_pods,
             last_addresses: Mutex::default(),
         });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(told::say_all(config.runtime.listen(), recorder.clone()));
         let adopted = pods.adopt().await?;
         tracing::info!(node = identity.name, adopted, "node starts");
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(node::keep(identity.clone(), client, snapshots.clone()));
         tasks.spawn(node_ports::follow(config.node_port_addresses, identity.clone(), node_ports_at));
         tasks.spawn(pods::follow_pod_cidrs(identity.clone(), snapshots.clone(), pod_cidrs));

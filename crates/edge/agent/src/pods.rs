@@ -174,8 +174,7 @@ impl Pods {
 
     /// Makes a Pod run, if it does not, and its status true.
     async fn keep(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if self.runtime.pod(uid).is_none() && !matches!(phase, Some("Succeeded" | "Failed")) {
+        if self.runtime.pod(uid).is_none() && !pod.status.as_ref().is_some_and(status::is_over) {
             self.start(uid, pod).await?;
         }
         self.write_status(uid, pod).await
@@ -253,9 +252,9 @@ impl Pods {
             return Ok(());
         }
         let key = key(pod);
-        let patch = serde_json::json!({ "metadata": { "uid": uid }, "status": wanted });
+        let patch = status::patch(uid, &wanted).map_err(|source| AgentError::Status { source })?;
         let written: Result<Pod, _> =
-            self.client.patch(&PODS, &key, Some("status"), PatchKind::Merge, &patch).await;
+            self.client.patch(&PODS, &key, Some("status"), PatchKind::Strategic, &patch).await;
         match written {
             Ok(_) => Ok(()),
             // Deleted meanwhile, or another Pod of the same name: the next snapshot says so.
@@ -279,7 +278,13 @@ impl Pods {
                 let pod = name.clone();
                 move |source| AgentError::Runtime { operation, pod, source }
             };
-            self.runtime.stop(uid, grace).await.map_err(failed("stop"))?;
+            tokio::select! {
+                stopped = self.runtime.stop(uid, grace) => stopped.map_err(failed("stop"))?,
+                () = self.follow_status(uid, pod) => {}
+            }
+            if let Some(pod) = pod {
+                let _the_object_goes_anyway = self.write_status(uid, pod).await;
+            }
             self.runtime.remove(uid).await.map_err(failed("remove"))?;
         }
         if let Some(pod) = pod {
@@ -288,6 +293,19 @@ impl Pods {
         let _unnamed_or_late = tokio::time::timeout(DRAIN_WAIT, self.out_of_endpoints(uid, false)).await;
         self.local.send_if_modified(|local| local.remove(uid).is_some());
         Ok(())
+    }
+
+    /// Keeps the status of a Pod that ends true. Does not return.
+    async fn follow_status(&self, uid: &str, pod: Option<&Pod>) {
+        let Some(pod) = pod else { return std::future::pending().await };
+        let mut table = self.runtime.subscribe();
+        loop {
+            let before = table.borrow_and_update().get(uid).cloned();
+            if let Err(error) = self.write_status(uid, pod).await {
+                tracing::warn!(%uid, %error, "status of a pod that ends");
+            }
+            changed_record(&mut table, uid, before.as_ref()).await;
+        }
     }
 
     async fn delete_object(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {

@@ -135,28 +135,36 @@ fn locate(view: &View, what: &str, target: &Target, parameters: &Parameters) -> 
 
 /// The container that is asked for, or that is meant when none is.
 fn container<'a>(pod: &'a Value, name: &str, parameters: &Parameters) -> Result<&'a Value, Status> {
-    let containers =
-        pod.pointer("/spec/containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let names: Vec<&str> = containers.iter().filter_map(|c| c.get("name")?.as_str()).collect();
+    let [containers, init] = ["/spec/containers", "/spec/initContainers"].map(|list| {
+        let list = pod.pointer(list).and_then(Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    });
+    let named = |list: &'a [Value]| list.iter().filter_map(|c| c.get("name")?.as_str()).collect::<Vec<_>>();
+    let (names, before) = (named(containers), named(init));
     let annotated = pod
         .pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container")
         .and_then(Value::as_str)
-        .filter(|name| names.contains(name));
+        .filter(|name| names.contains(name) || before.contains(name));
     let chosen = match (parameters.get("container"), annotated, names.as_slice()) {
-        (Some(given), _, names) if names.contains(&given) => given,
+        (Some(given), _, names) if names.contains(&given) || before.contains(&given) => given,
         (Some(given), _, _) => {
             return Err(Status::bad_request(format!("container {given} is not valid for pod {name}")));
         }
         (None, Some(annotated), _) => annotated,
         (None, None, [only]) => only,
         (None, None, names) => {
-            return Err(Status::bad_request(format!(
+            let mut words = format!(
                 "a container name must be specified for pod {name}, choose one of: [{}]",
                 names.join(" ")
-            )));
+            );
+            if !before.is_empty() {
+                words.push_str(&format!(" or one of the init containers: [{}]", before.join(" ")));
+            }
+            return Err(Status::bad_request(words));
         }
     };
-    let chosen = containers.iter().find(|c| c.get("name").and_then(Value::as_str) == Some(chosen));
+    let chosen =
+        containers.iter().chain(init).find(|c| c.get("name").and_then(Value::as_str) == Some(chosen));
     chosen.ok_or_else(|| Status::internal(format!("pod {name} has no such container")))
 }
 

@@ -38,6 +38,8 @@ pub struct Occurrence {
     pub object: ObjectKey,
     /// Its UID; empty if unknown.
     pub uid: String,
+    /// The field of it that this is about, such as `spec.containers{web}`; empty: all of it.
+    pub field: String,
     /// Whether it needs attention.
     pub warning: bool,
     /// One word in CamelCase.
@@ -54,6 +56,7 @@ impl Occurrence {
             api_version: resource.api_version(),
             object,
             uid: uid.to_owned(),
+            field: String::new(),
             warning: false,
             reason: reason.to_owned(),
             message,
@@ -198,6 +201,7 @@ impl Recorder {
                 namespace: some(&what.object.namespace),
                 name: some(&what.object.name),
                 uid: some(&what.uid),
+                field_path: some(&what.field),
                 ..ObjectReference::default()
             },
             type_: Some(if what.warning { "Warning" } else { "Normal" }.to_owned()),

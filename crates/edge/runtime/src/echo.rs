@@ -10,7 +10,7 @@ mod lines;
 mod sockets;
 mod udp;
 
-use crate::record::{ContainerPort, ContainerSpec, PodBundle};
+use crate::spec::{ContainerPort, ContainerSpec, PodBundle};
 use serde::{Deserialize, Serialize};
 use std::{
     future::Future,

@@ -1,6 +1,7 @@
 //! The node's image table: names to file systems and entry points. No registry, nothing is pulled.
 
-use crate::record::{ContainerSpec, ContainerState};
+use crate::record::ContainerState;
+use crate::spec::ContainerSpec;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 

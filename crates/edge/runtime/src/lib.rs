@@ -21,17 +21,20 @@ mod terminal;
 pub mod echo;
 pub mod hidden;
 pub mod image;
+pub mod life;
 pub mod node;
+pub mod order;
 pub mod record;
 pub mod restart;
 pub mod shim;
+pub mod spec;
 
 pub use error::Error;
 pub use exe::Executable;
 pub use image::{ImageTable, MappedImage};
 pub use logs::LogOptions;
 pub use record::{
-    ContainerPort, ContainerRecord, ContainerSpec, ContainerState, PodBundle, PodDns, PodRecord, PodTable,
-    ProcessId, RestartDelays, RestartPolicy, Terminated,
+    ContainerRecord, ContainerState, Failure, PodRecord, PodTable, ProcessId, RestartDelays, Terminated,
 };
-pub use runtime::{Runtime, RuntimeConfig};
+pub use runtime::{Runtime, RuntimeConfig, Told};
+pub use spec::{ContainerPort, ContainerSpec, PodBundle, PodDns, RestartPolicy};

@@ -3,165 +3,14 @@
 //! Invariant: everything a restarted server needs to take a Pod over is in these records, on disk
 //! before the process they tell of is started.
 
+use crate::{
+    life::LifeRecord,
+    order,
+    spec::{ContainerSpec, PodBundle},
+};
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize};
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
-
-/// Whether a container that has ended is started again (`spec.restartPolicy`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RestartPolicy {
-    /// Always.
-    #[default]
-    Always,
-    /// If its exit code was not 0.
-    OnFailure,
-    /// Never.
-    Never,
-}
-
-/// The name resolution a Pod's processes see in `/etc/resolv.conf`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodDns {
-    /// `nameserver` lines, in order.
-    pub nameservers: Vec<IpAddr>,
-    /// The `search` list, in order.
-    pub searches: Vec<String>,
-    /// `options`, such as `ndots:5`.
-    pub options: Vec<String>,
-}
-
-impl PodDns {
-    /// The text of `/etc/resolv.conf`, in the order the kubelet writes it.
-    pub fn resolv_conf(&self) -> String {
-        let mut text = String::new();
-        if !self.searches.is_empty() {
-            text.push_str(&format!("search {}\n", self.searches.join(" ")));
-        }
-        for server in &self.nameservers {
-            text.push_str(&format!("nameserver {server}\n"));
-        }
-        if !self.options.is_empty() {
-            text.push_str(&format!("options {}\n", self.options.join(" ")));
-        }
-        text
-    }
-}
-
-/// A port that a container says it listens on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerPort {
-    /// The port number.
-    pub port: u16,
-    /// `TCP` or `UDP`.
-    pub protocol: String,
-}
-
-/// A container as the agent wants it run: environment already resolved to plain values.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ContainerSpec {
-    /// Name, unique in the Pod.
-    pub name: String,
-    /// An entry of the node's image table.
-    pub image: String,
-    /// Overrides the image's entry point.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// Arguments to the command.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Environment, in the order of the spec; the last of a name wins.
-    #[serde(default)]
-    pub env: Vec<(String, String)>,
-    /// Directory to start in, `/` if none is given.
-    #[serde(default)]
-    pub working_dir: Option<String>,
-    /// Declared ports; `echo` listens on them.
-    #[serde(default)]
-    pub ports: Vec<ContainerPort>,
-    /// Standard input that clients which attach write to; without it there is none.
-    #[serde(default)]
-    pub stdin: bool,
-    /// Standard input ends with the first client that has written to it; a terminal's does not.
-    #[serde(default)]
-    pub stdin_once: bool,
-    /// A terminal for its standard streams.
-    #[serde(default)]
-    pub tty: bool,
-}
-
-/// A Pod as the agent wants it run, its network namespace already made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PodBundle {
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-    /// The host name its processes see.
-    pub hostname: String,
-    /// The domain that this name is in, if it is in one.
-    #[serde(default)]
-    pub domain: Option<String>,
-    /// Addresses of the Pod, the primary one first. Records of before there were several have one, or none.
-    #[serde(default, alias = "address", deserialize_with = "one_or_many")]
-    pub addresses: Vec<IpAddr>,
-    /// File of the network namespace.
-    pub netns: PathBuf,
-    /// Name resolution.
-    pub dns: PodDns,
-    /// Lines of `/etc/hosts` beside localhost and the Pod's own: address and names.
-    #[serde(default)]
-    pub host_aliases: Vec<(IpAddr, Vec<String>)>,
-    /// When containers are started again.
-    pub restart_policy: RestartPolicy,
-    /// The containers, in the order of the spec.
-    pub containers: Vec<ContainerSpec>,
-}
-
-/// A list, a single value, or nothing.
-fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Held {
-        Many(Vec<IpAddr>),
-        One(Option<IpAddr>),
-    }
-    Ok(match Held::deserialize(from)? {
-        Held::Many(addresses) => addresses,
-        Held::One(address) => address.into_iter().collect(),
-    })
-}
-
-impl PodBundle {
-    /// The primary address.
-    pub fn address(&self) -> Option<IpAddr> {
-        self.addresses.first().copied()
-    }
-
-    /// The text of `/etc/hosts`, as the kubelet words it.
-    pub fn hosts(&self) -> String {
-        let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-                        fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
-            .to_owned();
-        for address in &self.addresses {
-            let hostname = &self.hostname;
-            match &self.domain {
-                Some(domain) => text.push_str(&format!("{address}\t{hostname}.{domain}\t{hostname}\n")),
-                None => text.push_str(&format!("{address}\t{hostname}\n")),
-            }
-        }
-        if !self.host_aliases.is_empty() {
-            text.push_str("\n# Entries added by HostAliases.\n");
-        }
-        for (address, names) in &self.host_aliases {
-            text.push_str(&format!("{address}\t{}\n", names.join("\t")));
-        }
-        text
-    }
-}
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,6 +90,9 @@ pub struct ContainerRecord {
     pub process: Option<ProcessId>,
     /// Its shim, while it runs.
     pub shim: Option<ProcessId>,
+    /// How far it is.
+    #[serde(default = "LifeRecord::of_before")]
+    pub life: LifeRecord,
 }
 
 impl ContainerRecord {
@@ -256,6 +108,7 @@ impl ContainerRecord {
             restart_at: None,
             process: None,
             shim: None,
+            life: LifeRecord::default(),
         }
     }
 
@@ -263,6 +116,26 @@ impl ContainerRecord {
     pub fn is_running(&self) -> bool {
         matches!(self.state, ContainerState::Running { .. })
     }
+
+    /// Whether there is a process, or will be one in a moment.
+    pub fn is_active(&self) -> bool {
+        let starting = self.life.begun && self.state == ContainerState::creating();
+        self.shim.is_some() || self.is_running() || starting
+    }
+
+    /// Whether it has ended well, and for good.
+    pub fn is_completed(&self) -> bool {
+        matches!(&self.state, ContainerState::Terminated(end) if end.exit_code == 0)
+    }
+}
+
+/// Why a Pod was ended before its time, in the words of its status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One word, such as `DeadlineExceeded`.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
 }
 
 /// A Pod on this node: what it was started from, and its containers.
@@ -275,19 +148,47 @@ pub struct PodRecord {
     pub created_at: Timestamp,
     /// Set once the Pod is being stopped: nothing is started any more.
     pub stopping: bool,
+    /// Why it was ended, if the node has ended it.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// The containers that run first, in the order of the bundle.
+    #[serde(default)]
+    pub init_containers: Vec<ContainerRecord>,
     /// The containers, in the order of the bundle.
     pub containers: Vec<ContainerRecord>,
 }
 
 impl PodRecord {
+    /// A Pod of which nothing was started yet.
+    pub fn new(bundle: PodBundle, now: Timestamp) -> Self {
+        Self {
+            created_at: now,
+            stopping: false,
+            failure: None,
+            init_containers: bundle.init_containers.iter().map(ContainerRecord::new).collect(),
+            containers: bundle.containers.iter().map(ContainerRecord::new).collect(),
+            bundle,
+        }
+    }
+
+    /// All containers, in the order in which they are started.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &ContainerRecord> {
+        self.init_containers.iter().chain(&self.containers)
+    }
+
+    /// The same, to change them.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut ContainerRecord> {
+        self.init_containers.iter_mut().chain(&mut self.containers)
+    }
+
     /// The container of that name.
     pub fn container(&self, name: &str) -> Option<&ContainerRecord> {
-        self.containers.iter().find(|c| c.name == name)
+        self.all().find(|c| c.name == name)
     }
 
     /// Whether every container has ended for good.
     pub fn is_finished(&self) -> bool {
-        self.containers.iter().all(|c| matches!(c.state, ContainerState::Terminated(_)))
+        order::outcome(self).is_some() && !self.all().any(ContainerRecord::is_active)
     }
 }
 

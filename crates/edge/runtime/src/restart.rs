@@ -1,6 +1,7 @@
 //! Whether and when a container that has ended is started again: a pure function of its record.
 
-use crate::record::{ContainerRecord, RestartDelays, RestartPolicy, Terminated};
+use crate::record::{ContainerRecord, RestartDelays, Terminated};
+use crate::spec::RestartPolicy;
 use jiff::{SignedDuration, Timestamp};
 
 /// What to do about a container that has ended.
@@ -51,7 +52,7 @@ pub fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::ContainerSpec;
+    use crate::spec::ContainerSpec;
 
     fn ended(exit_code: i32, ran_s: i64) -> Terminated {
         let finished_at = Timestamp::from_second(1_000_000).unwrap();

@@ -5,33 +5,37 @@
 //! first process is started; one task follows each container, from its first start to its last end; nothing is
 //! started once a Pod is stopping.
 
+mod check;
+mod drive;
+mod end;
 mod follow;
+mod inner;
 mod spawn;
+mod told;
 
 use crate::{
     error::Error,
     exe::Executable,
     files,
     image::ImageTable,
-    record::{ContainerRecord, ContainerState, PodBundle, PodRecord, PodTable, RestartDelays},
-    sys,
+    record::{Failure, PodRecord, PodTable, RestartDelays},
+    spec::PodBundle,
 };
+use inner::Inner;
 use jiff::Timestamp;
 use std::{
-    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+pub use told::Told;
 
 /// More Pods than this are refused (the kubelet's default is 110).
 const PODS_MAX: usize = 1000;
-/// More containers than this in one Pod are refused.
-const CONTAINERS_MAX: usize = 32;
-/// How long to wait for the end of a process after SIGKILL.
-const KILL_WAIT: Duration = Duration::from_secs(10);
+/// What is told and not heard yet is forgotten beyond this.
+const TOLD_MAX: usize = 1024;
 
 /// How this node runs Pods.
 #[derive(Debug)]
@@ -76,13 +80,6 @@ pub struct Runtime {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    config: RuntimeConfig,
-    /// Guards changes; readers take the published table. Never held across an await.
-    change: Mutex<()>,
-    table: watch::Sender<Arc<PodTable>>,
-}
-
 impl Runtime {
     /// A runtime that knows of no Pod yet; [`Runtime::adopt`] finds those of an earlier server.
     ///
@@ -95,7 +92,8 @@ impl Runtime {
             tracing::warn!("cannot run shims from a read-only mount; do not run hostile containers as root");
         }
         let (table, _) = watch::channel(Arc::default());
-        Ok(Self { inner: Arc::new(Inner { config, change: Mutex::new(()), table }) })
+        let (told, _) = broadcast::channel(TOLD_MAX);
+        Ok(Self { inner: Arc::new(Inner { config, change: Mutex::new(()), table, told }) })
     }
 
     /// All Pods as they are now.
@@ -105,7 +103,7 @@ impl Runtime {
 
     /// One Pod as it is now.
     pub fn pod(&self, uid: &str) -> Option<Arc<PodRecord>> {
-        self.inner.table.borrow().get(uid).cloned()
+        self.inner.pod(uid)
     }
 
     /// The Pod of that name; of several with it, the one made last.
@@ -118,6 +116,11 @@ impl Runtime {
     /// Tells of every change, with the whole table as its value.
     pub fn subscribe(&self) -> watch::Receiver<Arc<PodTable>> {
         self.inner.table.subscribe()
+    }
+
+    /// What happens to containers from now on, for people. Who listens too slowly misses some of it.
+    pub fn listen(&self) -> broadcast::Receiver<Told> {
+        self.inner.told.subscribe()
     }
 
     /// Takes over the Pods that an earlier server has left: running ones are followed, those that have
@@ -145,32 +148,30 @@ impl Runtime {
             if self.pod(&uid).is_some() {
                 continue;
             }
-            let names: Vec<String> = pod.containers.iter().map(|c| c.name.clone()).collect();
+            let begun = pod.all().filter(|c| c.life.begun);
+            let names: Vec<String> = begun.map(|c| c.name.clone()).collect();
             self.inner.insert(pod);
             for name in names {
                 follow::adopt(&self.inner, &uid, &name).await;
             }
+            drive::go_on(&self.inner, &uid);
             adopted.extend(self.pod(&uid));
         }
         Ok(adopted)
     }
 
-    /// Records a Pod and starts its containers. Containers that cannot be started say so in their state.
+    /// Records a Pod and starts those of its containers that come first, or all if there are no init containers.
+    /// Containers that cannot be started say so in their state.
     ///
-    /// Returns when each container runs, waits or has failed; its restarts go on in the background.
+    /// Returns when each of these runs, waits or has failed; the rest goes on in the background.
     ///
     /// # Errors
     /// Nothing is started if the bundle is invalid, the uid is known already, or the record cannot be written.
     pub async fn start_pod(&self, bundle: PodBundle) -> Result<Arc<PodRecord>, Error> {
-        validate(&bundle)?;
+        check::check(&bundle)?;
         let uid = bundle.uid.clone();
         let dir = self.inner.pod_dir(&uid);
-        let pod = PodRecord {
-            created_at: Timestamp::now(),
-            stopping: false,
-            containers: bundle.containers.iter().map(ContainerRecord::new).collect(),
-            bundle,
-        };
+        let pod = PodRecord::new(bundle, Timestamp::now());
         {
             let _change = self.inner.lock();
             let table = self.pods();
@@ -182,75 +183,37 @@ impl Runtime {
             }
             spawn::write_generated(&dir, &pod.bundle)?;
             files::write_record(&dir.join("pod.json"), &pod)?;
-            self.inner.publish(pod.clone());
+            self.inner.publish(pod);
         }
-        for container in &pod.containers {
-            follow::start(&self.inner, &uid, &container.name).await;
-        }
+        drive::start_due(&self.inner, &uid).await;
+        drive::go_on(&self.inner, &uid);
         self.pod(&uid).ok_or(Error::PodNotFound { uid })
     }
 
-    /// Ends a Pod's containers: SIGTERM, and SIGKILL after `grace`. Returns when all have ended.
+    /// Ends a Pod's containers: their hooks, SIGTERM, and SIGKILL after `grace`. Returns when all have ended.
     ///
     /// Dropping the future does not undo what was begun; calling again goes on with the new grace.
     ///
     /// # Errors
     /// If there is no such Pod, or processes outlive SIGKILL by ten seconds (a hanging file system).
     pub async fn stop(&self, uid: &str, grace: Duration) -> Result<(), Error> {
-        self.inner.update(uid, |pod| {
-            pod.stopping = true;
-            for container in &mut pod.containers {
-                if let ContainerState::Waiting { .. } = container.state
-                    && container.shim.is_none()
-                    && container.restart_at.take().is_some()
-                    && let Some(last) = container.last_termination.clone()
-                {
-                    container.state = ContainerState::Terminated(last);
-                }
-            }
-        })?;
-        let mut changes = self.subscribe();
-        if self.signal_until_ended(uid, libc::SIGTERM, grace, &mut changes).await.is_empty() {
-            return Ok(());
-        }
-        let left = self.signal_until_ended(uid, libc::SIGKILL, KILL_WAIT, &mut changes).await;
+        let left = end::all(&self.inner, uid, grace).await?;
         if left.is_empty() {
             return Ok(());
         }
-        Err(Error::WouldNotEnd { uid: uid.to_owned(), containers: left.into_iter().collect() })
+        Err(Error::WouldNotEnd { uid: uid.to_owned(), containers: left })
     }
 
-    /// Sends `signal` once to each process 1 that runs, also to those that appear later; returns who is left.
-    async fn signal_until_ended(
-        &self,
-        uid: &str,
-        signal: i32,
-        limit: Duration,
-        changes: &mut watch::Receiver<Arc<PodTable>>,
-    ) -> BTreeSet<String> {
-        let deadline = tokio::time::Instant::now() + limit;
-        let mut signalled = BTreeSet::new();
-        loop {
-            let pod = changes.borrow_and_update().get(uid).cloned();
-            let mut left = BTreeSet::new();
-            for container in pod.iter().flat_map(|pod| &pod.containers) {
-                if container.shim.is_some() || container.is_running() || is_creating(container) {
-                    left.insert(container.name.clone());
-                }
-                if let Some(process) = container.process
-                    && signalled.insert(process.pid)
-                    && let Ok(pidfd) = sys::pidfd_of(process.pid, process.start_time)
-                {
-                    let _ = sys::pidfd_send_signal(&pidfd, signal);
-                }
+    /// Gives a Pod up: its containers are ended with its own grace, in the background, and it has failed.
+    ///
+    /// # Errors
+    /// If there is no such Pod.
+    pub fn fail(&self, uid: &str, reason: &str, message: &str) -> Result<(), Error> {
+        self.inner.update(uid, |pod| {
+            if pod.failure.is_none() && !pod.is_finished() {
+                pod.failure = Some(Failure { reason: reason.to_owned(), message: message.to_owned() });
             }
-            if left.is_empty() {
-                return left;
-            }
-            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                return left;
-            }
-        }
+        })
     }
 
     /// Forgets a Pod that has no process any more: its records and logs are deleted.
@@ -260,7 +223,7 @@ impl Runtime {
     pub async fn remove(&self, uid: &str) -> Result<(), Error> {
         let _change = self.inner.lock();
         let pod = self.pod(uid).ok_or_else(|| Error::PodNotFound { uid: uid.to_owned() })?;
-        if !pod.stopping && !pod.is_finished() || pod.containers.iter().any(|c| c.shim.is_some()) {
+        if !pod.stopping && !pod.is_finished() || pod.all().any(|c| c.shim.is_some()) {
             return Err(Error::PodRunning { uid: uid.to_owned() });
         }
         for path in [self.inner.log_dir(&pod.bundle), self.inner.pod_dir(uid)] {
@@ -298,109 +261,9 @@ impl Runtime {
         pod: &PodRecord,
         container: &str,
     ) -> Option<(Vec<(String, String)>, String)> {
-        let spec = pod.bundle.containers.iter().find(|c| c.name == container)?;
+        let spec = pod.bundle.spec(container)?;
         Some((spawn::environment(&self.inner.config, &pod.bundle, spec), spawn::working_dir(spec)))
     }
-}
-
-fn is_creating(container: &ContainerRecord) -> bool {
-    container.state == ContainerState::creating()
-}
-
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // The mutex guards no data of its own; a panic elsewhere leaves nothing half done.
-        self.change.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.config.state_dir.join(uid)
-    }
-
-    fn log_dir(&self, bundle: &PodBundle) -> PathBuf {
-        self.config.log_dir.join(format!("{}_{}_{}", bundle.namespace, bundle.name, bundle.uid))
-    }
-
-    fn log_path(&self, bundle: &PodBundle, container: &str, run: u32) -> PathBuf {
-        self.log_dir(bundle).join(container).join(format!("{run}.log"))
-    }
-
-    fn container_dir(&self, uid: &str, container: &str) -> PathBuf {
-        self.pod_dir(uid).join(container)
-    }
-
-    fn insert(&self, pod: PodRecord) {
-        let _change = self.lock();
-        self.publish(pod);
-    }
-
-    fn publish(&self, pod: PodRecord) {
-        self.table.send_modify(|table| {
-            Arc::make_mut(table).insert(pod.bundle.uid.clone(), Arc::new(pod));
-        });
-    }
-
-    /// Changes a Pod's record, on disk first. A disk that is full is told in the log and does not stop us:
-    /// the record in memory is the truth as long as this server lives.
-    fn update<T>(&self, uid: &str, change: impl FnOnce(&mut PodRecord) -> T) -> Result<T, Error> {
-        let _change = self.lock();
-        let old = self.table.borrow().get(uid).cloned();
-        let old = old.ok_or_else(|| Error::PodNotFound { uid: uid.to_owned() })?;
-        let mut pod = (*old).clone();
-        let result = change(&mut pod);
-        if pod != *old {
-            if let Err(error) = files::write_record(&self.pod_dir(uid).join("pod.json"), &pod) {
-                tracing::error!(%error, pod = pod.bundle.name, "a Pod's record could not be written");
-            }
-            self.publish(pod);
-        }
-        Ok(result)
-    }
-
-    /// Changes one container's record.
-    fn update_container<T>(
-        &self,
-        uid: &str,
-        container: &str,
-        change: impl FnOnce(&PodBundle, bool, &mut ContainerRecord) -> T,
-    ) -> Option<T> {
-        self.update(uid, |pod| {
-            let record = pod.containers.iter_mut().find(|c| c.name == container)?;
-            Some(change(&pod.bundle, pod.stopping, record))
-        })
-        .ok()
-        .flatten()
-    }
-}
-
-fn validate(bundle: &PodBundle) -> Result<(), Error> {
-    let name = |field, value: &str| {
-        let good = (1..=253).contains(&value.len())
-            && !value.starts_with('.')
-            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-        if good { Ok(()) } else { Err(Error::InvalidName { field, value: value.to_owned() }) }
-    };
-    name("metadata.uid", &bundle.uid)?;
-    name("metadata.namespace", &bundle.namespace)?;
-    name("metadata.name", &bundle.name)?;
-    name("spec.hostname", &bundle.hostname)?;
-    let problem = |problem: String| Error::InvalidContainers {
-        namespace: bundle.namespace.clone(),
-        name: bundle.name.clone(),
-        problem,
-    };
-    if bundle.containers.is_empty() || bundle.containers.len() > CONTAINERS_MAX {
-        return Err(problem(format!("must be 1 to {CONTAINERS_MAX}")));
-    }
-    let mut names = BTreeSet::new();
-    for container in &bundle.containers {
-        name("spec.containers.name", &container.name)?;
-        // Beside the containers' directories lies the Pod's own.
-        if container.name == spawn::GENERATED_DIR || !names.insert(&container.name) {
-            return Err(problem(format!("name {:?} is taken", container.name)));
-        }
-    }
-    Ok(())
 }
 
 /// Where a shim of `container` keeps what it writes.

@@ -11,12 +11,40 @@ mod attach;
 mod cases;
 #[path = "pods/http.rs"]
 mod http;
+#[path = "pods/init.rs"]
+mod init;
 #[path = "pods/streams.rs"]
 mod streams;
 #[path = "pods/world.rs"]
 mod world;
 
 use std::process::Command;
+
+/// The tests.
+const ALL: &[(&str, fn())] = &[
+    ("a_container_sees_its_own_world_only", cases::own_world),
+    ("a_mapped_image_is_the_root", cases::mapped_image),
+    ("what_cannot_start_says_why", cases::start_errors),
+    ("containers_survive_the_death_of_their_starter", cases::survival),
+    ("a_stop_is_polite_then_firm", cases::stop),
+    ("ended_containers_are_started_again", cases::restarts),
+    ("a_container_dies_with_its_shim", cases::shim_killed),
+    ("echo_answers_in_its_network_namespace", cases::echo),
+    ("logs_and_exec_over_http", http::logs_and_exec),
+    ("attach_tells_what_is_written_from_then_on", attach::output),
+    ("attached_clients_write_to_a_container", attach::input),
+    ("standard_input_ends_with_the_first_client", attach::input_once),
+    ("a_terminal_is_attached_to", attach::terminal),
+    ("a_client_that_hangs_stops_nothing", attach::stuck),
+    ("clients_are_counted", attach::many),
+    ("port_forward_by_channels", streams::channels),
+    ("port_forward_by_spdy", streams::spdy),
+    ("init_containers_run_in_order", init::in_order),
+    ("an_init_container_that_fails_fails_the_pod", init::failing),
+    ("an_init_container_is_tried_again", init::again),
+    ("sidecars_come_first_and_go_last", init::sidecars),
+    ("sidecars_do_not_keep_a_pod_from_completing", init::completing),
+];
 
 fn main() {
     if let Some(code) = minisvc_runtime::hidden::run(std::env::args_os()) {
@@ -25,7 +53,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--inside", mode, name] => world::enter(mode, || {
-            let (_, body) = cases::ALL.iter().find(|(known, _)| *known == name).expect("a known test");
+            let (_, body) = ALL.iter().find(|(known, _)| *known == name).expect("a known test");
             body();
         }),
         ["--starter", uid] => cases::starter(uid),
@@ -38,7 +66,7 @@ fn outside(args: &[String]) -> i32 {
     let filter = args.iter().find(|arg| !arg.starts_with('-'));
     let root = nix::unistd::geteuid().is_root();
     let mut failed = 0;
-    for (name, _) in cases::ALL {
+    for (name, _) in ALL {
         for mode in ["root", "rootless"] {
             let full = format!("{name}_{mode}");
             if filter.is_some_and(|part| !full.contains(part.as_str())) {

@@ -88,6 +88,9 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
             (0..containers).map(|n| json!({"name": format!("c{n}"), "image": "echo"})).collect();
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
             "spec": {"containers": containers}});
+        if name == "two" {
+            pod["spec"]["initContainers"] = json!([{"name": "before", "image": "echo"}]);
+        }
         if !on.is_empty() {
             pod["spec"]["nodeName"] = on.into();
         }
@@ -101,7 +104,9 @@ async fn logs_and_exec_go_to_the_node_of_the_pod() {
     assert_eq!((log.code, log.text.as_str()), (200, "/containerLogs/default/one/c0?tailLines=5"));
     let which = admin.get(&format!("{pods}/two/log")).await;
     assert_eq!(which.code, 400);
-    assert!(which.message().contains("choose one of: [c0 c1]"), "{}", which.message());
+    let words = "choose one of: [c0 c1] or one of the init containers: [before]";
+    assert!(which.message().contains(words), "{}", which.message());
+    assert_eq!(admin.get(&format!("{pods}/two/log?container=before")).await.code, 200);
     assert_eq!(admin.get(&format!("{pods}/two/log?container=c1")).await.code, 200);
     assert_eq!(admin.get(&format!("{pods}/two/log?container=c9")).await.code, 400);
     assert_eq!(admin.get(&format!("{pods}/waiting/log")).await.code, 400);

@@ -44,7 +44,7 @@ pub(super) async fn attach(
             container.name, pod.bundle.name
         )));
     }
-    let spec = pod.bundle.containers.iter().find(|spec| spec.name == container.name);
+    let spec = pod.bundle.spec(&container.name);
     if asked.stdin && !spec.is_some_and(|spec| spec.stdin) {
         return Err(Refusal::bad_request(format!(
             "stdin: container {:?} has none: its spec.containers[].stdin is not true",

@@ -1,8 +1,8 @@
 //! One task a container: waits for the end of its shim, records it, and starts it again if it must be.
 
-use super::{Inner, spawn, state_path};
+use super::{Inner, spawn, state_path, told::What};
 use crate::{
-    files,
+    files, order,
     record::{ContainerState, ProcessId, Terminated},
     restart::{Decision, decide},
     shim::{self, ShimState},
@@ -176,7 +176,8 @@ fn ended(inner: &Arc<Inner>, uid: &str, container: &str, terminated: Terminated)
         record.process = None;
         record.shim = None;
         let delays = &inner.config.restart_delays;
-        let decision = decide(bundle.restart_policy, record, &terminated, delays, now);
+        let policy = order::restart_policy(bundle, container);
+        let decision = decide(policy, record, &terminated, delays, now);
         record.last_termination = Some(terminated.clone());
         let (at, crashes) = match decision {
             Decision::Restart { at, crashes } if !stopping => (at, crashes),
@@ -188,6 +189,9 @@ fn ended(inner: &Arc<Inner>, uid: &str, container: &str, terminated: Terminated)
         };
         record.crashes = crashes;
         record.restart_at = Some(at);
+        if at > now {
+            inner.tell(bundle, container, What::BackOff);
+        }
         record.state = ContainerState::Waiting {
             reason: "CrashLoopBackOff".to_owned(),
             message: format!(
@@ -226,7 +230,7 @@ async fn restart(inner: &Arc<Inner>, uid: &str, container: &str, at: Timestamp) 
 /// Starts run number `number` of a container. None: there is nothing to wait for.
 async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Option<Next> {
     let prepared = inner.update_container(uid, container, |bundle, stopping, record| {
-        let spec = bundle.containers.iter().find(|c| c.name == container)?;
+        let spec = bundle.spec(container)?;
         if stopping {
             if record.state == ContainerState::creating() {
                 record.state = ContainerState::Waiting {
@@ -238,10 +242,16 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
         }
         match inner.config.images.resolve(spec) {
             Ok(image) => {
+                inner.tell(bundle, container, What::Pulled { image: spec.image.clone() });
                 record.state = ContainerState::creating();
+                record.life = record.life.of_next_run();
                 Some((bundle.clone(), spec.clone(), image))
             }
             Err(waiting) => {
+                if let ContainerState::Waiting { reason, message } = &waiting {
+                    let (reason, message) = (reason.clone(), message.clone());
+                    inner.tell(bundle, container, What::NoImage { reason, message });
+                }
                 record.state = waiting;
                 None
             }
@@ -257,8 +267,11 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
     }
     if let Some(terminated) = state.terminated {
         tracing::warn!(pod = bundle.name, container, error = terminated.message, "container did not start");
+        inner.tell(&bundle, container, What::NotStarted { message: terminated.message.clone() });
         return ended(inner, uid, container, terminated);
     }
+    inner.tell(&bundle, container, What::Created);
+    inner.tell(&bundle, container, What::Started);
     running(inner, uid, container, &state);
     let dir = inner.container_dir(uid, container);
     match state.shim.map(|shim| (shim, sys::pidfd_of(shim.pid, shim.start_time))) {

@@ -4,8 +4,8 @@ use super::{Inner, RuntimeConfig, state_path};
 use crate::{
     error::Error,
     files, hidden,
-    record::{ContainerSpec, PodBundle},
     shim::{self, ShimBundle, ShimState},
+    spec::{ContainerSpec, PodBundle},
     terminal,
 };
 use std::{

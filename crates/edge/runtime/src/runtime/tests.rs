@@ -1,5 +1,6 @@
 use super::*;
-use crate::record::{ContainerSpec, PodDns, RestartPolicy};
+use crate::record::ContainerState;
+use crate::spec::{ContainerSpec, RestartPolicy};
 
 fn bundle(uid: &str, containers: &[(&str, &str)]) -> PodBundle {
     PodBundle {
@@ -7,11 +8,7 @@ fn bundle(uid: &str, containers: &[(&str, &str)]) -> PodBundle {
         namespace: "default".into(),
         name: "web".into(),
         hostname: "web".into(),
-        domain: None,
-        addresses: Vec::new(),
         netns: "/nowhere".into(),
-        dns: PodDns::default(),
-        host_aliases: Vec::new(),
         restart_policy: RestartPolicy::Never,
         containers: containers
             .iter()
@@ -21,6 +18,7 @@ fn bundle(uid: &str, containers: &[(&str, &str)]) -> PodBundle {
                 ..Default::default()
             })
             .collect(),
+        ..PodBundle::default()
     }
 }
 
@@ -38,7 +36,7 @@ async fn bad_bundles_are_refused_and_change_nothing() {
     for (bundle, part) in [
         (bundle("../x", &[("a", "echo")]), "metadata.uid"),
         (bundle("u", &[("../a", "echo")]), "spec.containers.name"),
-        (bundle("u", &[]), "must be 1 to 32"),
+        (bundle("u", &[]), "must be 1 to 64"),
         (bundle("u", &[("a", "echo"), ("a", "echo")]), "taken"),
         (bundle("u", &[("etc", "echo")]), "taken"),
     ] {

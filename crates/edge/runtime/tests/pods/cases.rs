@@ -1,6 +1,6 @@
 //! The tests.
 
-use crate::{attach, http, streams, world};
+use crate::world;
 use minisvc_runtime::{
     ContainerSpec, ContainerState, Executable, PodBundle, PodDns, PodRecord, RestartDelays, RestartPolicy,
     Runtime, RuntimeConfig, Terminated,
@@ -13,26 +13,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-
-pub const ALL: &[(&str, fn())] = &[
-    ("a_container_sees_its_own_world_only", own_world),
-    ("a_mapped_image_is_the_root", mapped_image),
-    ("what_cannot_start_says_why", start_errors),
-    ("containers_survive_the_death_of_their_starter", survival),
-    ("a_stop_is_polite_then_firm", stop),
-    ("ended_containers_are_started_again", restarts),
-    ("a_container_dies_with_its_shim", shim_killed),
-    ("echo_answers_in_its_network_namespace", echo),
-    ("logs_and_exec_over_http", http::logs_and_exec),
-    ("attach_tells_what_is_written_from_then_on", attach::output),
-    ("attached_clients_write_to_a_container", attach::input),
-    ("standard_input_ends_with_the_first_client", attach::input_once),
-    ("a_terminal_is_attached_to", attach::terminal),
-    ("a_client_that_hangs_stops_nothing", attach::stuck),
-    ("clients_are_counted", attach::many),
-    ("port_forward_by_channels", streams::channels),
-    ("port_forward_by_spdy", streams::spdy),
-];
 
 pub const WAIT: Duration = Duration::from_secs(20);
 
@@ -51,7 +31,7 @@ pub fn runtime() -> Runtime {
     Runtime::new(config).unwrap()
 }
 
-fn container(name: &str, image: &str, command: &[&str]) -> ContainerSpec {
+pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerSpec {
     ContainerSpec {
         name: name.into(),
         image: image.into(),
@@ -67,7 +47,6 @@ pub fn pod(uid: &str, policy: RestartPolicy, containers: Vec<ContainerSpec>) -> 
         namespace: "default".into(),
         name: "web-0".into(),
         hostname: "web-0".into(),
-        domain: None,
         addresses: vec![[10, 42, 0, 5].into()],
         netns: world::network_namespace(uid),
         dns: PodDns {
@@ -75,9 +54,10 @@ pub fn pod(uid: &str, policy: RestartPolicy, containers: Vec<ContainerSpec>) -> 
             searches: vec!["default.svc.cluster.local".into()],
             options: vec!["ndots:5".into()],
         },
-        host_aliases: Vec::new(),
         restart_policy: policy,
         containers,
+        grace_s: 30,
+        ..PodBundle::default()
     }
 }
 
@@ -105,7 +85,7 @@ pub fn log(runtime_dir: &Path) -> String {
     fs::read_to_string(runtime_dir).unwrap_or_default()
 }
 
-async fn wait_for_log(uid: &str, line: &str) {
+pub async fn wait_for_log(uid: &str, line: &str) {
     let path = log_of(uid, 0);
     let said = async {
         while !log(&path).contains(line) {
@@ -128,7 +108,7 @@ pub async fn finish(runtime: &Runtime, uid: &str) {
     assert_eq!(fs::read_dir("/run/minisvc/logs").unwrap().count(), 0);
 }
 
-fn own_world() {
+pub fn own_world() {
     let script = r#"
         echo "pid $$ host $(hostname) cwd $(pwd) greeting $GREETING processes $(ls /proc | grep -c '^[0-9]')"
         cat /etc/resolv.conf /etc/hosts /etc/hostname
@@ -181,7 +161,7 @@ fn own_world() {
     });
 }
 
-fn mapped_image() {
+pub fn mapped_image() {
     // A root of its own: the directories, and the host's shell through read-only mounts.
     for dir in ["bin", "lib", "lib64", "usr", "proc", "dev", "tmp", "etc", "run"] {
         fs::create_dir_all(format!("/run/image/{dir}")).unwrap();
@@ -218,7 +198,7 @@ fn mapped_image() {
     }
 }
 
-fn start_errors() {
+pub fn start_errors() {
     run(async {
         let runtime = runtime();
         let mut elsewhere = container("main", "host", &["true"]);
@@ -266,17 +246,14 @@ fn pod_without_netns(uid: &str, containers: Vec<ContainerSpec>) -> PodBundle {
         namespace: "default".into(),
         name: "web-0".into(),
         hostname: "web-0".into(),
-        domain: None,
-        addresses: Vec::new(),
-        netns: PathBuf::new(),
-        dns: PodDns::default(),
-        host_aliases: Vec::new(),
         restart_policy: RestartPolicy::Never,
         containers,
+        grace_s: 30,
+        ..PodBundle::default()
     }
 }
 
-fn survival() {
+pub fn survival() {
     world::network_namespace("u3");
     let mut first =
         Command::new("/proc/self/exe").args(["--starter", "u3"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -306,7 +283,7 @@ fn survival() {
     });
 }
 
-fn stop() {
+pub fn stop() {
     run(async {
         let runtime = runtime();
         let deaf = container("deaf", "host", &["sh", "-c", "trap '' TERM; sleep 1000 & sleep 1000 & wait"]);
@@ -332,7 +309,7 @@ fn stop() {
     });
 }
 
-fn restarts() {
+pub fn restarts() {
     run(async {
         let runtime = runtime();
         runtime.start_pod(pod("u5", RestartPolicy::OnFailure, shell("echo again; exit 1"))).await.unwrap();
@@ -348,7 +325,7 @@ fn restarts() {
     });
 }
 
-fn shim_killed() {
+pub fn shim_killed() {
     run(async {
         let runtime = runtime();
         let started = runtime.start_pod(pod("u6", RestartPolicy::Never, shell("sleep 1000"))).await.unwrap();
@@ -366,7 +343,7 @@ fn shim_killed() {
     });
 }
 
-fn echo() {
+pub fn echo() {
     assert!(Executable::current().unwrap().is_protected(), "shims must run from a read-only mount");
     run(async {
         let runtime = runtime();

@@ -27,6 +27,13 @@ fn pods() {
 }
 
 #[test]
+fn lives_of_pods() {
+    let mut base = base("v1", "Pod");
+    base["spec"]["containers"] = json!([{"name": "c", "image": "echo"}]);
+    all_are_refused(include_str!("refusals/pods_life.txt"), &base, "/spec");
+}
+
+#[test]
 fn workloads() {
     for (kind, lines) in [
         ("Deployment", include_str!("refusals/deployments.txt")),

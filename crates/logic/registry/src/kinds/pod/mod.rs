@@ -22,7 +22,10 @@ use serde_json::{Value, json};
 mod addresses;
 mod columns;
 mod evict;
+mod init;
+mod lifecycle;
 mod names;
+mod probes;
 pub(super) mod validate;
 
 pub use evict::evict;
@@ -135,22 +138,21 @@ impl Strategy for Pods {
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-        let statuses = items(object, "/status/containerStatuses");
-        let ready = statuses.iter().filter(|s| s.get("ready") == Some(&Value::Bool(true))).count();
+        let row = columns::row(object);
         let or_none = |pointer: &str| match text(object, pointer) {
             "" => "<none>".to_owned(),
             words => words.to_owned(),
         };
         vec![
             name(object),
-            json!(format!("{ready}/{}", items(object, "/spec/containers").len())),
-            json!(columns::state(object)),
-            json!(columns::restarts(object, now)),
+            json!(row.ready()),
+            json!(row.status),
+            json!(row.restarts(now)),
             age(object, now),
             json!(or_none("/status/podIP")),
             json!(or_none("/spec/nodeName")),
             json!(or_none("/status/nominatedNodeName")),
-            json!("<none>"),
+            json!(columns::gates(object)),
         ]
     }
 }
@@ -167,8 +169,8 @@ pub(super) fn default_spec(spec: &mut Value) {
     fill(spec, "schedulerName", "default-scheduler");
     fill(spec, "terminationGracePeriodSeconds", GRACE_SECONDS_DEFAULT);
     fill(spec, "securityContext", json!({}));
-    for container in items_mut(spec, "/containers") {
-        default_container(container);
+    for list in ["/containers", "/initContainers"] {
+        items_mut(spec, list).for_each(default_container);
     }
 }
 
@@ -200,6 +202,8 @@ fn default_container(container: &mut Value) {
     fill(container, "terminationMessagePath", "/dev/termination-log");
     fill(container, "terminationMessagePolicy", "File");
     fill(container, "resources", json!({}));
+    probes::default(container);
+    lifecycle::default(container);
     for port in items_mut(container, "/ports") {
         fill(port, "protocol", "TCP");
     }

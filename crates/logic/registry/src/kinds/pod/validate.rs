@@ -3,7 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
 
-use super::names;
+use super::{init, names};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -17,7 +17,7 @@ pub(super) const UNSUPPORTED: &str = "not supported by minisvc yet";
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// Fields of the spec that are carried out, or that are harmless. Any other must say nothing.
-const SPEC: [&str; 17] = [
+const SPEC: [&str; 18] = [
     "automountServiceAccountToken",
     "containers",
     "dnsConfig",
@@ -25,6 +25,7 @@ const SPEC: [&str; 17] = [
     "enableServiceLinks",
     "hostAliases",
     "hostname",
+    "initContainers",
     "nodeName",
     "nodeSelector",
     "preemptionPolicy",
@@ -38,7 +39,7 @@ const SPEC: [&str; 17] = [
 ];
 
 /// The same of a container.
-const CONTAINER: [&str; 13] = [
+const CONTAINER: [&str; 14] = [
     "args",
     "command",
     "env",
@@ -46,6 +47,7 @@ const CONTAINER: [&str; 13] = [
     "imagePullPolicy",
     "name",
     "ports",
+    "restartPolicy",
     "stdin",
     "stdinOnce",
     "terminationMessagePath",
@@ -85,11 +87,16 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
         }
     }
     meta::labels(spec, "/nodeSelector", &field("nodeSelector"), &mut causes);
-    containers(spec, &field("containers"), &mut causes);
+    containers(spec, path, &mut causes);
     causes
 }
 
-fn refuse_unsupported(map: &Map<String, Value>, path: &str, known: &[&str], causes: &mut Vec<Cause>) {
+pub(super) fn refuse_unsupported(
+    map: &Map<String, Value>,
+    path: &str,
+    known: &[&str],
+    causes: &mut Vec<Cause>,
+) {
     for (field, value) in map {
         if !known.contains(&field.as_str()) && !is_blank(Some(value)) {
             causes.push(Cause::forbidden(format!("{path}.{field}"), UNSUPPORTED));
@@ -110,7 +117,9 @@ pub(super) fn choice(
     }
 }
 
-fn containers(spec: &Value, field: &str, causes: &mut Vec<Cause>) {
+/// Faults of the containers. Those of all have names of their own.
+fn containers(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let field = &format!("{path}.containers");
     let containers = items(spec, "/containers");
     if containers.is_empty() {
         causes.push(Cause::required(field, ""));
@@ -120,34 +129,53 @@ fn containers(spec: &Value, field: &str, causes: &mut Vec<Cause>) {
         return;
     }
     let mut names = BTreeSet::new();
-    for (i, container) in containers.iter().enumerate() {
+    for (i, each) in containers.iter().enumerate() {
         let path = format!("{field}[{i}]");
-        let empty = Map::new();
-        let map = container.as_object().unwrap_or(&empty);
-        refuse_unsupported(map, &path, &CONTAINER, causes);
-        let name = text(container, "/name");
-        if name.is_empty() {
-            causes.push(Cause::required(format!("{path}.name"), ""));
-        } else {
-            for fault in syntax::label(name) {
-                causes.push(Cause::invalid(format!("{path}.name"), name, &fault));
-            }
-            if !names.insert(name) {
-                causes.push(Cause::duplicate(format!("{path}.name"), name));
-            }
+        container(each, &path, &mut names, causes);
+        if at(each, "/restartPolicy").is_some() {
+            let words = "may not be set for non-init containers";
+            causes.push(Cause::forbidden(format!("{path}.restartPolicy"), words));
         }
-        let image = text(container, "/image");
-        if image.is_empty() {
-            causes.push(Cause::required(format!("{path}.image"), ""));
-        } else if image.trim() != image {
-            let words = "must not have leading or trailing whitespace";
-            causes.push(Cause::invalid(format!("{path}.image"), image, words));
-        }
-        let pull = ["Always", "IfNotPresent", "Never"];
-        choice(container, "/imagePullPolicy", &format!("{path}.imagePullPolicy"), &pull, causes);
-        container_ports(container, &path, causes);
-        environment(container, &path, causes);
     }
+    init::check(spec, path, &mut names, causes);
+}
+
+/// Faults of what all containers have.
+pub(super) fn container<'s>(
+    container: &'s Value,
+    path: &str,
+    names: &mut BTreeSet<&'s str>,
+    causes: &mut Vec<Cause>,
+) {
+    let empty = Map::new();
+    let map = container.as_object().unwrap_or(&empty);
+    refuse_unsupported(map, path, &CONTAINER, causes);
+    let name = text(container, "/name");
+    if name.is_empty() {
+        causes.push(Cause::required(format!("{path}.name"), ""));
+    } else {
+        for fault in syntax::label(name) {
+            causes.push(Cause::invalid(format!("{path}.name"), name, &fault));
+        }
+        if !names.insert(name) {
+            causes.push(Cause::duplicate(format!("{path}.name"), name));
+        }
+    }
+    let image = text(container, "/image");
+    if image.is_empty() {
+        causes.push(Cause::required(format!("{path}.image"), ""));
+    } else if image.trim() != image {
+        let words = "must not have leading or trailing whitespace";
+        causes.push(Cause::invalid(format!("{path}.image"), image, words));
+    }
+    for (field, supported) in [
+        ("imagePullPolicy", ["Always", "IfNotPresent", "Never"].as_slice()),
+        ("terminationMessagePolicy", &["FallbackToLogsOnError", "File"]),
+    ] {
+        choice(container, &format!("/{field}"), &format!("{path}.{field}"), supported, causes);
+    }
+    container_ports(container, path, causes);
+    environment(container, path, causes);
 }
 
 fn container_ports(container: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -217,9 +245,12 @@ fn environment(container: &Value, path: &str, causes: &mut Vec<Cause>) {
 /// Faults of a change of the spec: almost everything is fixed.
 pub(super) fn update(new: &Value, old: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let (before, after) = (items(old, "/spec/containers"), items(new, "/spec/containers"));
-    if before.len() != after.len() {
-        return vec![Cause::forbidden("spec.containers", "pod updates may not add or remove containers")];
+    for list in ["containers", "initContainers"] {
+        let length = |object: &Value| items(object, &format!("/spec/{list}")).len();
+        if length(new) != length(old) {
+            let words = "pod updates may not add or remove containers";
+            return vec![Cause::forbidden(format!("spec.{list}"), words)];
+        }
     }
     let (was, is) = (items(old, "/spec/tolerations"), items(new, "/spec/tolerations"));
     if !was.iter().all(|toleration| is.contains(toleration)) {
@@ -229,7 +260,7 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<Cause> {
     let changed = changed_fields(new, old);
     if !changed.is_empty() {
         let words = format!(
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.tolerations` (only additions to existing tolerations)\nchanged: {}",
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.tolerations` (only additions to existing tolerations)\nchanged: {}",
             changed.join(", ")
         );
         causes.push(Cause::forbidden("spec", &words));
@@ -245,7 +276,7 @@ fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
         .into_iter()
         .filter(|name| match name.as_str() {
             "tolerations" => false,
-            "containers" => {
+            "containers" | "initContainers" => {
                 let plain = |list: Option<&Value>| -> Vec<Value> {
                     let list = list.and_then(Value::as_array).cloned().unwrap_or_default();
                     list.into_iter().map(without_image).collect()
