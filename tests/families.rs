@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{LONG, Lab, eventually};
+use common::{LONG, Lab, eventually, field, given};
 use serde_json::Value;
 
 const BOTH: &str = "--cluster-cidr 10.42.0.0/16,fd42::/56 --service-cidr 10.43.0.0/16,fd43::/112";
@@ -52,15 +52,6 @@ metadata: {{name: web}}
 spec: {{defaultBackend: {{service: {{name: web, port: {{name: http}}}}}}}}
 {one}{two}"
     )
-}
-
-fn field(lab: &Lab, of: &str, path: &str) -> String {
-    lab.minisvc(&format!("get {of} -o jsonpath={{{path}}}")).ok()
-}
-
-fn given(lab: &Lab, of: &str, path: &str) -> String {
-    let ask = || Some(field(lab, of, path)).filter(|value| !value.is_empty()).ok_or_else(String::new);
-    eventually(&format!("{of} has {path}"), LONG, ask)
 }
 
 /// Who answers, and as whom they see the caller; or why nobody does.

@@ -15,8 +15,7 @@ mod types;
 #[path = "services/udp.rs"]
 mod udp;
 
-use common::{LONG, Lab, eventually, is_there};
-use site::field;
+use common::{LONG, Lab, eventually, field, is_there};
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},

@@ -323,3 +323,14 @@ impl Kubectl<'_> {
         said.out
     }
 }
+
+/// A field of an object.
+pub fn field(lab: &Lab, of: &str, path: &str) -> String {
+    lab.minisvc(&format!("get {of} -o jsonpath={{{path}}}")).ok()
+}
+
+/// A field, once it is there.
+pub fn given(lab: &Lab, of: &str, path: &str) -> String {
+    let ask = || Some(field(lab, of, path)).filter(|value| !value.is_empty()).ok_or_else(String::new);
+    eventually(&format!("{of} has {path}"), LONG, ask)
+}

@@ -3,12 +3,10 @@
 //! Endpoints are written by hand, so that each state is there for as long as it is looked at.
 
 use super::{
-    site::{
-        DRAINING, End, GONE, Held, NODE1, NODE2, READY, UNREADY, agree, apply, at, field, given, met, slice,
-    },
+    site::{DRAINING, End, GONE, Held, NODE1, NODE2, READY, UNREADY, agree, apply, at, met, slice},
     types::Pair,
 };
-use crate::common::{LONG, Lab, eventually};
+use crate::common::{LONG, Lab, eventually, field, given};
 use std::{collections::BTreeSet, time::Duration};
 
 const NODE_PORT: u16 = 30080;

@@ -4,7 +4,7 @@
 //! Node ports that a test chooses are below 30086, where the cluster gives none out of its own accord (KEP-3668): any
 //! other may be another Service's already.
 
-use crate::common::{LONG, Lab, MINISVC, eventually};
+use crate::common::{LONG, Lab, MINISVC, eventually, field};
 use minisvc_lab::probe::{Attempt, now_us};
 use serde_json::Value;
 use std::{
@@ -27,17 +27,6 @@ const ATTEMPTS: u32 = 12;
 /// Applies a manifest.
 pub fn apply(lab: &Lab, manifest: &str) {
     lab.minisvc_of(&["apply", "-f", "-"], manifest).ok();
-}
-
-/// A field of an object.
-pub fn field(lab: &Lab, of: &str, path: &str) -> String {
-    lab.minisvc(&format!("get {of} -o jsonpath={{{path}}}")).ok()
-}
-
-/// A field, once it is there.
-pub fn given(lab: &Lab, of: &str, path: &str) -> String {
-    let ask = || Some(field(lab, of, path)).filter(|value| !value.is_empty()).ok_or_else(String::new);
-    eventually(&format!("{of} has {path}"), LONG, ask)
 }
 
 /// An address and port as URLs and the trace have them.

@@ -1,7 +1,7 @@
 //! `minisvc trace` against real connections: what it says of a packet is what a client sees.
 
-use super::site::{CLIENT, agree, apply, field, given};
-use crate::common::Lab;
+use super::site::{CLIENT, agree, apply};
+use crate::common::{Lab, field, given};
 
 fn manifest(ranges: &str) -> String {
     format!(

@@ -1,7 +1,7 @@
 //! Types of Services and their ports: what appears with each, and what goes with it at once.
 
-use super::site::{NODE1, NODE2, READY, agree, apply, at, field, given, met, slice};
-use crate::common::{LONG, Lab, eventually};
+use super::site::{NODE1, NODE2, READY, agree, apply, at, met, slice};
+use crate::common::{LONG, Lab, eventually, field, given};
 
 /// Two Pods that call the ports of the same names differently.
 pub const PODS: &str = "apiVersion: v1

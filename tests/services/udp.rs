@@ -1,10 +1,10 @@
 //! UDP clients that keep their port: conntrack remembers them, and they follow the Service all the same, within a second.
 
 use super::{
-    site::{Held, NODE2, READY, agree, apply, at, given, slice},
+    site::{Held, NODE2, READY, agree, apply, at, slice},
     types::Pair,
 };
-use crate::common::Lab;
+use crate::common::{Lab, given};
 use minisvc_lab::probe::now_us;
 use std::time::Duration;
 

@@ -146,16 +146,7 @@ impl Agent {
         let Self { config, identity, pod_cidrs, node_ports_at, nameserver, ingress, node_server, health } =
             self;
         let client = config.client.clone();
-        let mut kinds =
-            vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::ServiceCidrs, Kind::EndpointSlices];
-        if ingress.is_some() {
-            kinds.extend([Kind::Ingresses, Kind::IngressClasses, Kind::Secrets]);
-        }
-        let interest = Interest::new(kinds)
-            .pods_of_node(&identity.name)
-            .targets_of_node(&identity.name)
-            .with_fields(Kind::Secrets, "type=kubernetes.io/tls");
-        let follower: Follower = follow(&client, &interest);
+        let follower: Follower = follow(&client, &interest(&identity.name, ingress.is_some()));
         let snapshots = follower.snapshots();
         let recorder = Arc::new(Recorder::new(client.clone(), "minisvc", &identity.name));
 
@@ -247,4 +238,16 @@ async fn until(shutdown: CancellationToken, mut tasks: JoinSet<()>) {
             }
         }
     }
+}
+
+/// What of the cluster a node reads.
+fn interest(node: &str, ingress: bool) -> Interest {
+    let mut kinds = vec![Kind::Nodes, Kind::Pods, Kind::Services, Kind::ServiceCidrs, Kind::EndpointSlices];
+    if ingress {
+        kinds.extend([Kind::Ingresses, Kind::IngressClasses, Kind::Secrets]);
+    }
+    Interest::new(kinds)
+        .pods_of_node(node)
+        .targets_of_node(node)
+        .with_fields(Kind::Secrets, "type=kubernetes.io/tls")
 }
