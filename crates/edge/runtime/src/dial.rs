@@ -72,7 +72,8 @@ async fn connect(socket: Socket, address: IpAddr, port: u16) -> Result<TcpStream
     }
 }
 
-fn words(error: &io::Error) -> String {
+/// Why a connection failed, as Go words it.
+pub(crate) fn words(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => {
             format!("connect: {}", nix::errno::Errno::from_raw(number).desc().to_ascii_lowercase())

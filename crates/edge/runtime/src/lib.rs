@@ -6,6 +6,7 @@
 //!
 //! Invariant: containers belong to shims, not to the server ([`shim`]), so they survive its death.
 
+mod ask;
 mod attach;
 mod dial;
 mod error;

@@ -116,8 +116,10 @@ pub struct LifeRecord {
     pub started: bool,
     /// What this run's readiness probe said last.
     pub ready: bool,
-    /// This run was told to end.
+    /// This run is being ended.
     pub ending: bool,
+    /// The hook before its end has been done with.
+    pub unhooked: bool,
 }
 
 impl LifeRecord {

@@ -10,6 +10,7 @@ mod drive;
 mod end;
 mod follow;
 mod inner;
+mod mind;
 mod spawn;
 mod told;
 

@@ -13,6 +13,8 @@ mod cases;
 mod http;
 #[path = "pods/init.rs"]
 mod init;
+#[path = "pods/probes.rs"]
+mod probes;
 #[path = "pods/streams.rs"]
 mod streams;
 #[path = "pods/world.rs"]
@@ -44,6 +46,13 @@ const ALL: &[(&str, fn())] = &[
     ("an_init_container_is_tried_again", init::again),
     ("sidecars_come_first_and_go_last", init::sidecars),
     ("sidecars_do_not_keep_a_pod_from_completing", init::completing),
+    ("readiness_follows_its_probe", probes::readiness),
+    ("a_container_that_does_not_live_is_started_again", probes::liveness),
+    ("other_probes_wait_for_the_startup_probe", probes::startup),
+    ("a_probe_that_takes_too_long_has_failed", probes::timeouts),
+    ("readiness_survives_the_server", probes::survival),
+    ("hooks_come_after_the_start_and_before_the_end", probes::hooks),
+    ("hooks_that_fail_are_told_of", probes::bad_hooks),
 ];
 
 fn main() {

@@ -1,8 +1,8 @@
-//! The end of one container's run, and of all of a Pod's: whose turn it is, SIGTERM, SIGKILL.
+//! The end of one container's run, and of all of a Pod's: its hook, whose turn it is, SIGTERM, SIGKILL.
 //!
 //! Invariant: signals go to the run they are meant for only, also if a container is started again meanwhile.
 
-use super::{Inner, told::What};
+use super::{Inner, mind, told::What};
 use crate::{
     error::Error,
     order,
@@ -55,7 +55,7 @@ pub(super) async fn all(inner: &Arc<Inner>, uid: &str, grace: Duration) -> Resul
 
 /// Ends one run of a container. False: it outlives SIGKILL.
 pub(super) async fn one(inner: &Arc<Inner>, ending: Ending<'_>) -> bool {
-    let Ending { uid, container, run, grace, .. } = ending;
+    let &Ending { uid, container, run, grace, .. } = &ending;
     let begin = Instant::now();
     let first = inner.update_container(uid, container, |_, _, record| {
         record.is_active() && record.restart_count == run && !std::mem::replace(&mut record.life.ending, true)
@@ -63,7 +63,10 @@ pub(super) async fn one(inner: &Arc<Inner>, ending: Ending<'_>) -> bool {
     if first == Some(true)
         && let Some(pod) = inner.pod(uid)
     {
-        inner.tell(&pod.bundle, container, What::Killing { message: ending.words });
+        inner.tell(&pod.bundle, container, What::Killing { message: ending.words.clone() });
+    }
+    if !grace.is_zero() {
+        pre_stop(inner, &ending).await;
     }
     if ending.in_turn {
         let mut changes = inner.table.subscribe();
@@ -73,6 +76,38 @@ pub(super) async fn one(inner: &Arc<Inner>, ending: Ending<'_>) -> bool {
     let patience = patience(grace, begin.elapsed());
     signal_until_ended(inner, (uid, container, run), libc::SIGTERM, patience).await
         || signal_until_ended(inner, (uid, container, run), libc::SIGKILL, KILL_WAIT).await
+}
+
+/// Does what is to be done before the end, as far as there is time, and as long as the run goes on.
+async fn pre_stop(inner: &Arc<Inner>, ending: &Ending<'_>) {
+    let &Ending { uid, container, run, grace, .. } = ending;
+    let Some(pod) = inner.pod(uid) else { return };
+    let action = pod.bundle.spec(container).and_then(|spec| spec.life.pre_stop.as_ref());
+    let goes_on = |record: &ContainerRecord| record.is_running() && record.restart_count == run;
+    let due = pod.container(container).is_some_and(|record| goes_on(record) && !record.life.unhooked);
+    let (Some(action), true, Some(target)) = (action, due, mind::target(inner, &pod, container)) else {
+        return;
+    };
+    let mut changes = inner.table.subscribe();
+    let over = changes.wait_for(|table| {
+        !table.get(uid).and_then(|pod| pod.container(container)).is_some_and(|record| goes_on(record))
+    });
+    let told = tokio::select! {
+        told = tokio::time::timeout(grace, target.tell(action)) => told,
+        _ = over => return,
+    };
+    match told {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => {
+            tracing::warn!(pod = pod.bundle.name, container, why, "preStop hook");
+            inner.tell(&pod.bundle, container, What::HookFailed { stopping: true });
+        }
+        Err(_) => {
+            tracing::warn!(pod = pod.bundle.name, container, "preStop hook not completed in grace period")
+        }
+    }
+    inner
+        .update_container(uid, container, |_, _, record| record.life.unhooked |= record.restart_count == run);
 }
 
 /// From SIGTERM to SIGKILL, when of the grace so much is `spent`.

@@ -1,6 +1,6 @@
 //! One task a container: waits for the end of its shim, records it, and starts it again if it must be.
 
-use super::{Inner, spawn, state_path, told::What};
+use super::{Inner, mind, spawn, state_path, told::What};
 use crate::{
     files, order,
     record::{ContainerState, ProcessId, Terminated},
@@ -63,7 +63,7 @@ pub(super) async fn adopt(inner: &Arc<Inner>, uid: &str, container: &str) {
     {
         Some((shim, pidfd)) => {
             running(inner, uid, container, &state);
-            Next::Shim { shim, pidfd }
+            Next::Shim { shim, pidfd, adopted: true }
         }
         None => Next::Ended(final_state(&dir, state.process, state.started_at)),
     };
@@ -95,7 +95,7 @@ async fn wait_for_state(dir: &std::path::Path) -> Option<ShimState> {
 /// What a follower waits for next.
 enum Next {
     /// The end of a shim.
-    Shim { shim: ProcessId, pidfd: OwnedFd },
+    Shim { shim: ProcessId, pidfd: OwnedFd, adopted: bool },
     /// Nothing: the container has ended.
     Ended(Terminated),
     /// The time of a restart.
@@ -108,8 +108,10 @@ fn follow(inner: &Arc<Inner>, uid: &str, container: &str, next: Next) {
         let mut next = Some(next);
         while let Some(step) = next {
             next = match step {
-                Next::Shim { shim, pidfd } => {
+                Next::Shim { shim, pidfd, adopted } => {
+                    let minders = mind::mind(&inner, &uid, &container, adopted);
                     end_of(shim, pidfd).await;
+                    drop(minders);
                     let dir = inner.container_dir(&uid, &container);
                     let known = inner.update_container(&uid, &container, |_, _, record| {
                         let started_at = match record.state {
@@ -275,7 +277,7 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
     running(inner, uid, container, &state);
     let dir = inner.container_dir(uid, container);
     match state.shim.map(|shim| (shim, sys::pidfd_of(shim.pid, shim.start_time))) {
-        Some((shim, Ok(pidfd))) => Some(Next::Shim { shim, pidfd }),
+        Some((shim, Ok(pidfd))) => Some(Next::Shim { shim, pidfd, adopted: false }),
         _ => ended(inner, uid, container, final_state(&dir, state.process, state.started_at)),
     }
 }

@@ -1,6 +1,6 @@
 //! What happens to containers, in the words in which the kubelet tells it.
 
-use crate::spec::PodBundle;
+use crate::{ask::Answer, spec::PodBundle};
 
 /// Something that happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,51 @@ pub(super) enum What {
     Killing { message: String },
     /// It waits for its restart.
     BackOff,
+    /// A hook of it has failed: that before its end, or that after its start.
+    HookFailed { stopping: bool },
+    /// It did not answer as it should.
+    Unhealthy { message: String },
+    /// It did, with a word of caution.
+    Doubtful { message: String },
+}
+
+/// What a container is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Whether it has started.
+    Startup,
+    /// Whether it takes requests.
+    Readiness,
+    /// Whether it lives.
+    Liveness,
+}
+
+impl Kind {
+    /// As messages begin.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+            Self::Liveness => "Liveness",
+        }
+    }
+}
+
+impl What {
+    /// What to tell of an answer; none: it is as it should be.
+    pub(super) fn probed(kind: Kind, answer: Answer) -> Option<Self> {
+        let kind = kind.word();
+        match answer {
+            Answer::Good => None,
+            Answer::Doubtful(text) => {
+                Some(Self::Doubtful { message: format!("{kind} probe warning: {text}") })
+            }
+            Answer::Bad(text) => Some(Self::Unhealthy { message: format!("{kind} probe failed: {text}") }),
+            Answer::Unknown(why) => Some(Self::Unhealthy {
+                message: format!("{kind} probe errored and resulted in unknown state: {why}"),
+            }),
+        }
+    }
 }
 
 impl Told {
@@ -63,6 +108,14 @@ impl Told {
                 let pod = format!("{}_{}({})", bundle.name, bundle.namespace, bundle.uid);
                 (true, "BackOff", format!("Back-off restarting failed container {container} in pod {pod}"))
             }
+            What::HookFailed { stopping: false } => {
+                (true, "FailedPostStartHook", "PostStartHook failed".to_owned())
+            }
+            What::HookFailed { stopping: true } => {
+                (true, "FailedPreStopHook", "PreStopHook failed".to_owned())
+            }
+            What::Unhealthy { message } => (true, "Unhealthy", message),
+            What::Doubtful { message } => (true, "ProbeWarning", message),
         };
         Self {
             uid: bundle.uid.clone(),
