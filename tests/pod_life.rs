@@ -15,9 +15,16 @@ fn containers_live_as_kubernetes_do() {
     }
     let Some(lab) = Lab::up("t-life", 1) else { return };
     let kubectl = Kubectl(&lab);
+    the_example_lives_and_goes(&kubectl);
     init_containers_come_first(&kubectl);
     an_init_container_that_fails_is_seen(&kubectl);
     a_sidecar_ends_after_the_job(&kubectl);
+    readiness_moves_the_endpoint(&lab, &kubectl);
+    what_does_not_live_is_started_again(&kubectl);
+    probes_by_name_of_port_tcp_and_http(&kubectl);
+    hooks_come_before_signals(&kubectl);
+    a_pods_time_is_over(&kubectl);
+    gates_are_opened_by_others(&kubectl);
     lab.down();
 }
 
@@ -47,6 +54,18 @@ fn events(kubectl: &Kubectl<'_>, pod: &str, parts: &[&str]) -> String {
 
 fn field(kubectl: &Kubectl<'_>, pod: &str, path: &str) -> String {
     kubectl.of(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")], "").ok()
+}
+
+fn the_example_lives_and_goes(kubectl: &Kubectl<'_>) {
+    kubectl.ok("apply -f examples/pod-lifecycle.yaml");
+    kubectl.ok("wait pod/careful --for=condition=Ready --timeout=40s");
+    shows(kubectl, "careful", &["2/2", "Running", "0"]);
+    assert_eq!(kubectl.ok("exec careful -c web -- cat /tmp/started"), "started\n");
+    let told = kubectl.ok("describe pod careful");
+    for words in ["Initialized", "Startup:", "tcp-socket :http", "Started container watcher"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    kubectl.ok("delete -f examples/pod-lifecycle.yaml");
 }
 
 fn init_containers_come_first(kubectl: &Kubectl<'_>) {
@@ -111,4 +130,178 @@ fn a_sidecar_ends_after_the_job(kubectl: &Kubectl<'_>) {
     assert_eq!(field(kubectl, "job", ".status.phase"), "Succeeded");
     events(kubectl, "job", &["Stopping container side"]);
     kubectl.ok("delete pod job");
+}
+
+fn readiness_moves_the_endpoint(lab: &Lab, kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "ready",
+        r#"
+  containers:
+  - name: main
+    image: echo
+    ports: [{name: web, containerPort: 8080}]
+    readinessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, failureThreshold: 1}
+"#,
+    );
+    kubectl.ok("expose pod ready --port=80 --target-port=web");
+    shows(kubectl, "ready", &["0/1", "Running", "0"]);
+    let ready = ".status.conditions[?(@.type==\"Ready\")].message";
+    assert_eq!(field(kubectl, "ready", ready), "containers with unready status: [main]");
+    let slices = "get endpointslices -l kubernetes.io/service-name=ready -o jsonpath={.items[*].endpoints[*].conditions.ready}";
+    let endpoint = |is: &str| common::says("the endpoint", &[is], &[], || kubectl.run(slices));
+    endpoint("false");
+    let address = kubectl.ok("get service ready -o jsonpath={.spec.clusterIP}");
+    let url = format!("http://{address}/");
+    assert_ne!(lab.probe("node1", &url).code, 0);
+    kubectl.ok("exec ready -- touch /tmp/up");
+    shows(kubectl, "ready", &["1/1", "Running", "0"]);
+    endpoint("true");
+    eventually("the Service answers", LONG, || match lab.probe("node1", &url) {
+        said if said.code == 0 => Ok(()),
+        said => Err(format!("{said:?}")),
+    });
+    kubectl.ok("exec ready -- rm /tmp/up");
+    shows(kubectl, "ready", &["0/1", "Running", "0"]);
+    endpoint("false");
+    events(kubectl, "ready", &["Unhealthy", "Readiness probe failed:"]);
+    kubectl.ok("delete service/ready pod/ready --grace-period=1");
+}
+
+fn what_does_not_live_is_started_again(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "dead",
+        r#"
+  containers:
+  - name: main
+    image: host
+    command: [sh, -c, "touch /tmp/alive; sleep 1; rm /tmp/alive; SERVE"]
+    livenessProbe: {exec: {command: [cat, /tmp/alive]}, periodSeconds: 1, failureThreshold: 2}
+"#,
+    );
+    let restarted = "the container was started again";
+    eventually(restarted, LONG, || {
+        match field(kubectl, "dead", ".status.containerStatuses[0].restartCount").as_str() {
+            "" | "0" => Err(String::new()),
+            _ => Ok(()),
+        }
+    });
+    let parts = [
+        "Liveness probe failed: cat: /tmp/alive: No such file or directory",
+        "Container main failed liveness probe, will be restarted",
+    ];
+    events(kubectl, "dead", &parts);
+    kubectl.ok("delete pod dead --grace-period=1");
+}
+
+fn probes_by_name_of_port_tcp_and_http(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "asked",
+        r#"
+  containers:
+  - name: main
+    image: echo
+    ports: [{name: web, containerPort: 8080}]
+    startupProbe: {tcpSocket: {port: web}}
+    livenessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}
+    readinessProbe: {httpGet: {port: web, path: /, httpHeaders: [{name: X-A, value: b}]}}
+  - name: closed
+    image: host
+    command: [sh, -c, "SERVE"]
+    readinessProbe: {tcpSocket: {port: 9999}, periodSeconds: 1}
+"#,
+    );
+    shows(kubectl, "asked", &["1/2", "Running", "0"]);
+    let started = field(kubectl, "asked", ".status.containerStatuses[*].started");
+    assert_eq!(started, "true true");
+    let address = field(kubectl, "asked", ".status.podIP");
+    let refused = format!("Readiness probe failed: dial tcp {address}:9999: connect: connection refused");
+    events(kubectl, "asked", &[&refused]);
+    kubectl.ok("delete pod asked --grace-period=1");
+}
+
+fn hooks_come_before_signals(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "hooked",
+        r#"
+  containers:
+  - name: main
+    image: host
+    command: [sh, -c, "trap 'echo told; exit 0' TERM; while :; do sleep 0.05; done"]
+    lifecycle:
+      postStart: {exec: {command: [sh, -c, "sleep 1; echo started > /proc/1/fd/1"]}}
+      preStop: {exec: {command: [sh, -c, "echo ending > /proc/1/fd/1; sleep 1"]}}
+"#,
+    );
+    shows(kubectl, "hooked", &["0/1", "ContainerCreating", "0"]);
+    shows(kubectl, "hooked", &["1/1", "Running", "0"]);
+    let mut logs = kubectl.0.command("kubectl", &["logs", "-f", "hooked"]);
+    let logs = logs.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    kubectl.ok("delete pod hooked");
+    let said = String::from_utf8(logs.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(said, "started\nending\ntold\n");
+    apply(
+        kubectl,
+        "unhooked",
+        r#"
+  containers:
+  - name: main
+    image: host
+    command: [sh, -c, "SERVE"]
+    lifecycle: {postStart: {exec: {command: ["false"]}}}
+"#,
+    );
+    shows(kubectl, "unhooked", &["0/1", "CrashLoopBackOff"]);
+    events(kubectl, "unhooked", &["FailedPostStartHook", "PostStartHook failed"]);
+    kubectl.ok("delete pod unhooked --grace-period=1");
+}
+
+fn a_pods_time_is_over(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "late",
+        r#"
+  activeDeadlineSeconds: 3
+  containers:
+  - {name: main, image: host, command: [sh, -c, "SERVE"]}
+"#,
+    );
+    shows(kubectl, "late", &["1/1", "Running", "0"]);
+    eventually("it has failed", LONG, || match field(kubectl, "late", ".status.phase").as_str() {
+        "Failed" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert_eq!(field(kubectl, "late", ".status.reason"), "DeadlineExceeded");
+    let words = "Pod was active on the node longer than the specified deadline";
+    assert_eq!(field(kubectl, "late", ".status.message"), words);
+    events(kubectl, "late", &["DeadlineExceeded", "Stopping container main"]);
+    kubectl.ok("delete pod late");
+}
+
+fn gates_are_opened_by_others(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "gated",
+        r#"
+  readinessGates: [{conditionType: example.com/balanced}]
+  containers:
+  - {name: main, image: echo}
+"#,
+    );
+    shows(kubectl, "gated", &["1/1", "Running", "0"]);
+    let reason =
+        |of: &str| field(kubectl, "gated", &format!(".status.conditions[?(@.type==\"Ready\")].{of}"));
+    assert_eq!(reason("reason"), "ReadinessGatesNotReady");
+    assert!(kubectl.ok("get pod gated -o wide --no-headers").trim_end().ends_with("0/1"));
+    let patch = r#"{"status":{"conditions":[{"type":"example.com/balanced","status":"True"}]}}"#;
+    kubectl.of(&["patch", "pod", "gated", "--subresource=status", "-p", patch], "").ok();
+    eventually("the gate counts", LONG, || match reason("status").as_str() {
+        "True" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert!(kubectl.ok("get pod gated -o wide --no-headers").trim_end().ends_with("1/1"));
+    kubectl.ok("delete pod gated --grace-period=1");
 }

@@ -7,6 +7,9 @@
 //! Invariant: a Pod's processes start only after its network was made, and its network is taken away only after
 //! its processes have ended and no EndpointSlice names it: whoever is still sent there is refused at once.
 
+mod deadline;
+mod end;
+
 use crate::{
     AgentError, NodeIdentity, Snapshots,
     bundle::{NodeFacts, bundle},
@@ -17,7 +20,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use minisvc_apimachinery::{ObjectKey, resource::PODS};
 use minisvc_client::{
-    ApiClient, DeleteOptions, PatchKind,
+    ApiClient, PatchKind,
     events::{Occurrence, Recorder},
 };
 use minisvc_datapath::netns::NetnsDir;
@@ -36,12 +39,6 @@ use tokio::{sync::watch, task::JoinSet};
 pub const PODS_MAX: usize = 500;
 /// Longest wait for a Pod's network before it is said in an Event.
 const WIRE_WAIT: Duration = Duration::from_secs(10);
-/// Longest wait for a Pod that is to end to leave the endpoints.
-const DRAIN_WAIT: Duration = Duration::from_secs(2);
-/// How long after that the other nodes may take to change their tables.
-const PROGRAMMING_TIME: Duration = Duration::from_millis(50);
-/// Grace of Pods whose object is gone already, in seconds.
-const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
 /// What all workers share.
 pub struct Pods {
@@ -140,9 +137,12 @@ impl Pods {
             let wanted = pod.borrow_and_update().clone();
             let step = match &wanted {
                 Some(object) if object.metadata.deletion_timestamp.is_none() => self.keep(&uid, object).await,
-                other => match self.end(&uid, other.as_deref()).await {
-                    Ok(()) => return,
-                    Err(error) => Err(error),
+                other => tokio::select! {
+                    ended = self.end(&uid, other.as_deref()) => match ended {
+                        Ok(()) => return,
+                        Err(error) => Err(error),
+                    },
+                    () = end::hurried(&mut pod, other.as_deref()) => continue,
                 },
             };
             let retry = match step {
@@ -167,6 +167,7 @@ impl Pods {
             tokio::select! {
                 changed = pod.changed() => if changed.is_err() { return },
                 () = changed_record(&mut table, &uid, before.as_ref()) => {}
+                () = deadline::reached(wanted.as_deref()) => {}
                 () = again => {}
             }
         }
@@ -174,7 +175,10 @@ impl Pods {
 
     /// Makes a Pod run, if it does not, and its status true.
     async fn keep(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
-        if self.runtime.pod(uid).is_none() && !pod.status.as_ref().is_some_and(status::is_over) {
+        let is_over = pod.status.as_ref().is_some_and(status::is_over);
+        if !is_over && deadline::left(pod, jiff::Timestamp::now()) == Some(Duration::ZERO) {
+            self.give_up(uid, pod).await?;
+        } else if !is_over && self.runtime.pod(uid).is_none() {
             self.start(uid, pod).await?;
         }
         self.write_status(uid, pod).await
@@ -247,7 +251,13 @@ impl Pods {
     async fn write_status(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
         let record = self.runtime.pod(uid);
         let now = jiff::Timestamp::now();
-        let wanted = status::desired(pod, record.as_deref(), &self.identity.underlay.addresses(), now);
+        let mut wanted = status::desired(pod, record.as_deref(), &self.identity.underlay.addresses(), now);
+        if record.is_none()
+            && !status::is_over(&wanted)
+            && let Some((reason, message)) = deadline::never_started(pod, now)
+        {
+            status::fail(&mut wanted, reason, message);
+        }
         if pod.status.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -261,82 +271,6 @@ impl Pods {
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
             Err(source) => {
                 Err(AgentError::Api { operation: "write status of pod", object: key.to_string(), source })
-            }
-        }
-    }
-
-    /// Ends a Pod: not ready, processes, object, network, in this order.
-    async fn end(&self, uid: &str, pod: Option<&Pod>) -> Result<(), AgentError> {
-        let name = pod.map_or_else(|| uid.to_owned(), |pod| key(pod).to_string());
-        let grace = pod
-            .and_then(|pod| pod.metadata.deletion_grace_period_seconds)
-            .map_or(ORPHAN_GRACE, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-        if self.runtime.pod(uid).is_some() {
-            let drain = DRAIN_WAIT.min(grace);
-            let _drained_or_late = tokio::time::timeout(drain, self.out_of_endpoints(uid, true)).await;
-            let failed = |operation| {
-                let pod = name.clone();
-                move |source| AgentError::Runtime { operation, pod, source }
-            };
-            tokio::select! {
-                stopped = self.runtime.stop(uid, grace) => stopped.map_err(failed("stop"))?,
-                () = self.follow_status(uid, pod) => {}
-            }
-            if let Some(pod) = pod {
-                let _the_object_goes_anyway = self.write_status(uid, pod).await;
-            }
-            self.runtime.remove(uid).await.map_err(failed("remove"))?;
-        }
-        if let Some(pod) = pod {
-            self.delete_object(uid, pod).await?;
-        }
-        let _unnamed_or_late = tokio::time::timeout(DRAIN_WAIT, self.out_of_endpoints(uid, false)).await;
-        self.local.send_if_modified(|local| local.remove(uid).is_some());
-        Ok(())
-    }
-
-    /// Keeps the status of a Pod that ends true. Does not return.
-    async fn follow_status(&self, uid: &str, pod: Option<&Pod>) {
-        let Some(pod) = pod else { return std::future::pending().await };
-        let mut table = self.runtime.subscribe();
-        loop {
-            let before = table.borrow_and_update().get(uid).cloned();
-            if let Err(error) = self.write_status(uid, pod).await {
-                tracing::warn!(%uid, %error, "status of a pod that ends");
-            }
-            changed_record(&mut table, uid, before.as_ref()).await;
-        }
-    }
-
-    async fn delete_object(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
-        let options =
-            DeleteOptions { grace_seconds: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
-        match self.client.delete(&PODS, &key(pod), &options).await {
-            Err(source) if !source.is_not_found() && !source.is_conflict() => {
-                Err(AgentError::Api { operation: "delete pod", object: key(pod).to_string(), source })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits until no slice names the Pod, or none as ready, and a moment more for the nodes to hear of it: who is
-    /// told to end gets no new connections first.
-    async fn out_of_endpoints(&self, uid: &str, as_ready: bool) {
-        let mut snapshots = self.snapshots.clone();
-        loop {
-            let snapshot = snapshots.borrow_and_update().clone();
-            let named = snapshot.is_some_and(|snapshot| {
-                snapshot.endpoint_slices.values().flat_map(|slice| &slice.endpoints).any(|endpoint| {
-                    let target = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
-                    let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-                    target == Some(uid) && (!as_ready || ready != Some(false))
-                })
-            });
-            if !named {
-                return tokio::time::sleep(PROGRAMMING_TIME).await;
-            }
-            if snapshots.changed().await.is_err() {
-                return;
             }
         }
     }

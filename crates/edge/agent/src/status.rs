@@ -71,6 +71,12 @@ pub fn patch(uid: &str, wanted: &PodStatus) -> Result<Value, serde_json::Error> 
     Ok(json!({ "metadata": { "uid": uid }, "status": status }))
 }
 
+/// Makes it the status of a Pod that has failed before anything of it was started.
+pub fn fail(status: &mut PodStatus, reason: &str, message: &str) {
+    status.phase = Some("Failed".to_owned());
+    (status.reason, status.message) = (Some(reason.to_owned()), Some(message.to_owned()));
+}
+
 /// Whether a Pod has run, and will not again.
 pub fn is_over(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))

@@ -25,6 +25,9 @@ struct Place {
     path: String,
 }
 
+/// Names and values of headers.
+type Headers = [(String, String)];
+
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Got {
@@ -81,7 +84,8 @@ fn escaped(path: &str) -> String {
     out
 }
 
-fn place(action: &Action, pod: Option<IpAddr>) -> Result<(Place, &[(String, String)]), String> {
+/// What and where, and which headers go with it.
+fn place(action: &Action, pod: Option<IpAddr>) -> Result<(Place, &Headers), String> {
     let Action::HttpGet { host, port, path, tls, headers } = action else {
         return Err("invalid handler".to_owned());
     };
@@ -128,7 +132,7 @@ pub(super) async fn get(action: &Action, pod: Option<IpAddr>) -> Result<Got, Str
     Err(format!("stopped after {REDIRECTS_MAX} redirects"))
 }
 
-async fn once(place: &Place, headers: &[(String, String)]) -> Result<Got, String> {
+async fn once(place: &Place, headers: &Headers) -> Result<Got, String> {
     let stream = connect(Some(&place.host), None, place.port).await?;
     if place.tls {
         exchange(tls::connect(&place.host, stream).await?, place, headers).await
@@ -137,7 +141,7 @@ async fn once(place: &Place, headers: &[(String, String)]) -> Result<Got, String
     }
 }
 
-fn request(place: &Place, headers: &[(String, String)]) -> Result<Request<Empty<Bytes>>, String> {
+fn request(place: &Place, headers: &Headers) -> Result<Request<Empty<Bytes>>, String> {
     let mut request = Request::get(&place.path).body(Empty::new()).map_err(|error| error.to_string())?;
     let map = request.headers_mut();
     for (name, value) in headers {
@@ -165,7 +169,7 @@ fn request(place: &Place, headers: &[(String, String)]) -> Result<Request<Empty<
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     place: &Place,
-    headers: &[(String, String)],
+    headers: &Headers,
 ) -> Result<Got, String> {
     let request = request(place, headers)?;
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;

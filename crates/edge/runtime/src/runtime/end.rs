@@ -89,9 +89,8 @@ async fn pre_stop(inner: &Arc<Inner>, ending: &Ending<'_>) {
         return;
     };
     let mut changes = inner.table.subscribe();
-    let over = changes.wait_for(|table| {
-        !table.get(uid).and_then(|pod| pod.container(container)).is_some_and(|record| goes_on(record))
-    });
+    let over = changes
+        .wait_for(|table| !table.get(uid).and_then(|pod| pod.container(container)).is_some_and(goes_on));
     let told = tokio::select! {
         told = tokio::time::timeout(grace, target.tell(action)) => told,
         _ = over => return,

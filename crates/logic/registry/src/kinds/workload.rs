@@ -105,6 +105,10 @@ pub(super) fn validate(object: &Value, kind: &str) -> Vec<Cause> {
     if !["", "Always"].contains(&restart) {
         causes.push(Cause::not_supported("spec.template.spec.restartPolicy", restart, &["Always"]));
     }
+    if at(spec, "/activeDeadlineSeconds").is_some() {
+        let words = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        causes.push(Cause::forbidden("spec.template.spec.activeDeadlineSeconds", words));
+    }
     causes
 }
 

@@ -87,3 +87,55 @@ fn rows_tell_how_far_a_pod_is() {
         "containerStatuses": [of("c", runs(), true)]});
     assert_eq!(row(spec(true), status), "1/2 Init:CrashLoopBackOff 2");
 }
+
+#[test]
+fn probes_and_hooks_get_their_defaults() {
+    let mut world = World::new();
+    let made = world
+        .create(pod(json!({"containers": [{"name": "c", "image": "host",
+            "readinessProbe": {"httpGet": {"port": "web"}, "failureThreshold": 0},
+            "livenessProbe": {"grpc": {"port": 1}, "periodSeconds": 7},
+            "lifecycle": {"preStop": {"httpGet": {"port": 1, "scheme": "HTTPS"}}, "postStart": {"tcpSocket": {"port": 1}}}}]})))
+        .unwrap()
+        .object;
+    let container = &made["spec"]["containers"][0];
+    assert_eq!(
+        container["readinessProbe"],
+        json!({"httpGet": {"port": "web", "path": "/", "scheme": "HTTP"},
+            "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3})
+    );
+    assert_eq!(
+        container["livenessProbe"],
+        json!({"grpc": {"port": 1, "service": ""},
+            "timeoutSeconds": 1, "periodSeconds": 7, "successThreshold": 1, "failureThreshold": 3})
+    );
+    assert_eq!(
+        container["lifecycle"]["preStop"]["httpGet"],
+        json!({"port": 1, "path": "/", "scheme": "HTTPS"})
+    );
+}
+
+#[test]
+fn a_deadline_may_be_set_and_come_earlier() {
+    let mut world = World::new();
+    world.create(pod(json!({}))).unwrap();
+    let mut set = |seconds: Value| {
+        let change = |pod: &mut Value| pod["spec"]["activeDeadlineSeconds"] = seconds.clone();
+        world.change(&PODS, "p", None, change).map(drop).map_err(|status| status.message)
+    };
+    set(json!(100)).unwrap();
+    set(json!(50)).unwrap();
+    let says = |result: Result<(), String>, words: &str| super::says(&result.unwrap_err(), words);
+    says(
+        set(json!(60)),
+        "spec.activeDeadlineSeconds: Invalid value: 60: must be less than or equal to previous value",
+    );
+    says(
+        set(Value::Null),
+        "spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil",
+    );
+    says(
+        set(json!(-1)),
+        "spec.activeDeadlineSeconds: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+    );
+}

@@ -1,9 +1,13 @@
-//! What a container may say of its hooks.
+//! What a container may say of its hooks, and a Pod of how long it is active and what makes it ready.
 //!
-//! Source: kubernetes `pkg/apis/core/validation`, `validateLifecycle`.
+//! Source: kubernetes `pkg/apis/core/validation`, `validateLifecycle`, `ValidatePodSpec`, `ValidatePodUpdate`,
+//! `validateReadinessGates`.
 
 use super::{probes, validate};
-use crate::value::at;
+use crate::{
+    syntax,
+    value::{at, int, items, text},
+};
 use minisvc_apimachinery::Cause;
 use serde_json::{Map, Value};
 
@@ -31,4 +35,34 @@ pub(super) fn check(container: &Value, path: &str, grace: Option<i64>, causes: &
             probes::handler(hook, &format!("{path}.{name}"), &kinds, grace, causes);
         }
     }
+}
+
+/// Faults of the deadline and of the readiness gates of the spec at `path`.
+pub(super) fn check_pod(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
+    if let Some(seconds) = int(spec, "/activeDeadlineSeconds")
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        let field = format!("{path}.activeDeadlineSeconds");
+        causes.push(Cause::invalid(field, seconds, "must be between 1 and 2147483647, inclusive"));
+    }
+    for (i, gate) in items(spec, "/readinessGates").iter().enumerate() {
+        let kind = text(gate, "/conditionType");
+        let field = format!("{path}.readinessGates[{i}].conditionType");
+        causes.extend(syntax::qualified_name(kind).iter().map(|fault| Cause::invalid(&field, kind, fault)));
+    }
+}
+
+/// Faults of a change of the deadline: it may be set, and come earlier.
+pub(super) fn update_deadline(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let pointer = "/spec/activeDeadlineSeconds";
+    let words = match (int(old, pointer), int(new, pointer)) {
+        (_, Some(new)) if !(0..=i64::from(i32::MAX)).contains(&new) => {
+            "must be between 0 and 2147483647, inclusive"
+        }
+        (Some(old), Some(new)) if old < new => "must be less than or equal to previous value",
+        (Some(_), None) => "must not update from a positive integer to nil value",
+        _ => return,
+    };
+    let given = new.pointer(pointer).cloned().unwrap_or(Value::Null);
+    causes.push(Cause::invalid("spec.activeDeadlineSeconds", given, words));
 }

@@ -3,7 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
 
-use super::{init, names};
+use super::{init, lifecycle, names, probes};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -17,7 +17,8 @@ pub(super) const UNSUPPORTED: &str = "not supported by minisvc yet";
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// Fields of the spec that are carried out, or that are harmless. Any other must say nothing.
-const SPEC: [&str; 18] = [
+const SPEC: [&str; 20] = [
+    "activeDeadlineSeconds",
     "automountServiceAccountToken",
     "containers",
     "dnsConfig",
@@ -29,6 +30,7 @@ const SPEC: [&str; 18] = [
     "nodeName",
     "nodeSelector",
     "preemptionPolicy",
+    "readinessGates",
     "restartPolicy",
     "schedulerName",
     "serviceAccount",
@@ -39,15 +41,19 @@ const SPEC: [&str; 18] = [
 ];
 
 /// The same of a container.
-const CONTAINER: [&str; 14] = [
+const CONTAINER: [&str; 18] = [
     "args",
     "command",
     "env",
     "image",
     "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
     "name",
     "ports",
+    "readinessProbe",
     "restartPolicy",
+    "startupProbe",
     "stdin",
     "stdinOnce",
     "terminationMessagePath",
@@ -69,6 +75,7 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
     let restart = ["Always", "OnFailure", "Never"];
     choice(spec, "/restartPolicy", &field("restartPolicy"), &restart, &mut causes);
     names::check(spec, path, &mut causes);
+    lifecycle::check_pod(spec, path, &mut causes);
     if let Some(seconds) = int(spec, "/terminationGracePeriodSeconds")
         && seconds < 0
     {
@@ -136,6 +143,9 @@ fn containers(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
             let words = "may not be set for non-init containers";
             causes.push(Cause::forbidden(format!("{path}.restartPolicy"), words));
         }
+        let grace = int(spec, "/terminationGracePeriodSeconds");
+        lifecycle::check(each, &path, grace, causes);
+        probes::check(each, &path, causes);
     }
     init::check(spec, path, &mut names, causes);
 }
@@ -257,10 +267,11 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<Cause> {
         let words = "existing toleration can not be modified except its tolerationSeconds";
         causes.push(Cause::forbidden("spec.tolerations", words));
     }
+    lifecycle::update_deadline(new, old, &mut causes);
     let changed = changed_fields(new, old);
     if !changed.is_empty() {
         let words = format!(
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.tolerations` (only additions to existing tolerations)\nchanged: {}",
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations)\nchanged: {}",
             changed.join(", ")
         );
         causes.push(Cause::forbidden("spec", &words));
@@ -275,7 +286,7 @@ fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
     names
         .into_iter()
         .filter(|name| match name.as_str() {
-            "tolerations" => false,
+            "tolerations" | "activeDeadlineSeconds" => false,
             "containers" | "initContainers" => {
                 let plain = |list: Option<&Value>| -> Vec<Value> {
                     let list = list.and_then(Value::as_array).cloned().unwrap_or_default();
