@@ -13,6 +13,7 @@ mod error;
 mod exe;
 mod exec;
 mod files;
+mod last_words;
 mod logs;
 mod runtime;
 mod spdy;

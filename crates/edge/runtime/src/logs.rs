@@ -16,6 +16,8 @@ use std::{
 
 /// How often a followed log is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+/// No more of a log's end is looked at for a container's last words, in bytes.
+const END_BYTES_MAX: u64 = 64 << 10;
 /// Longest record, in bytes: the shim's longest text with its prefix.
 const RECORD_BYTES_MAX: u64 = (crate::shim::LINE_BYTES_MAX + 128) as u64;
 
@@ -55,6 +57,23 @@ fn shown(record: &[u8], options: &LogOptions) -> Option<Vec<u8>> {
         out.push(b'\n');
     }
     Some(out)
+}
+
+/// The last lines of a log, and of these the last bytes; empty if it cannot be read.
+pub(crate) fn end_of(path: &Path, lines: usize, bytes: usize) -> String {
+    let Ok(end) = crate::last_words::end_of(path, END_BYTES_MAX) else { return String::new() };
+    // The first record may be a part of one, which reads as none or is cut off below.
+    let texts: Vec<Vec<u8>> = end
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter_map(|record| shown(record, &LogOptions::default()))
+        .collect();
+    let text = texts[texts.len().saturating_sub(lines)..].concat();
+    let text = String::from_utf8_lossy(&text);
+    let mut start = text.len().saturating_sub(bytes);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
 }
 
 fn older(path: &Path) -> PathBuf {

@@ -61,6 +61,10 @@ pub(crate) struct ShimBundle {
     pub(crate) root: Option<PathBuf>,
     /// Generated files: source on the node, target in the container.
     pub(crate) generated: Vec<(PathBuf, String)>,
+    /// Where the container's last words go, on the node and in the container; none, if the latter is empty.
+    pub(crate) message: PathBuf,
+    /// See above.
+    pub(crate) message_target: String,
     /// Directories to hide.
     pub(crate) masked: Vec<PathBuf>,
     /// Command and arguments; empty: the built-in echo server.

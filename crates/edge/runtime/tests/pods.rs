@@ -53,6 +53,7 @@ const ALL: &[(&str, fn())] = &[
     ("readiness_survives_the_server", probes::survival),
     ("hooks_come_after_the_start_and_before_the_end", probes::hooks),
     ("hooks_that_fail_are_told_of", probes::bad_hooks),
+    ("last_words_are_heard", probes::last_words),
 ];
 
 fn main() {

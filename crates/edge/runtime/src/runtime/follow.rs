@@ -2,7 +2,7 @@
 
 use super::{Inner, mind, spawn, state_path, told::What};
 use crate::{
-    files, order,
+    files, last_words, order,
     record::{ContainerState, ProcessId, Terminated},
     restart::{Decision, decide},
     shim::{self, ShimState},
@@ -172,9 +172,13 @@ fn final_state(
 }
 
 /// Records an end, and decides what comes next.
-fn ended(inner: &Arc<Inner>, uid: &str, container: &str, terminated: Terminated) -> Option<Next> {
+fn ended(inner: &Arc<Inner>, uid: &str, container: &str, mut terminated: Terminated) -> Option<Next> {
     let now = Timestamp::now();
     inner.update_container(uid, container, |bundle, stopping, record| {
+        if let Some(spec) = bundle.spec(container) {
+            let log = inner.log_path(bundle, container, record.restart_count);
+            last_words::add(&mut terminated, spec, &log);
+        }
         record.process = None;
         record.shim = None;
         let delays = &inner.config.restart_delays;

@@ -3,7 +3,7 @@
 use super::{Inner, RuntimeConfig, state_path};
 use crate::{
     error::Error,
-    files, hidden,
+    files, hidden, last_words,
     shim::{self, ShimBundle, ShimState},
     spec::{ContainerSpec, PodBundle},
     terminal,
@@ -123,6 +123,8 @@ fn prepare(
     let masked = config.masked.iter().chain([&config.state_dir, &config.log_dir]).cloned().collect();
     let generated = ["resolv.conf", "hosts", "hostname"]
         .map(|name| (pod_dir.join(GENERATED_DIR).join(name), format!("/etc/{name}")));
+    let message = last_words::file_of(&log);
+    last_words::make(&message).map_err(|source| Error::Write { path: message.clone(), source })?;
     let path = dir.join("bundle.json");
     files::write_record(
         &path,
@@ -135,6 +137,8 @@ fn prepare(
             hostname: bundle.hostname.clone(),
             root: image.root,
             generated: generated.into(),
+            message,
+            message_target: spec.life.last_words.path.clone(),
             masked,
             argv: image.argv,
             env: environment(config, bundle, spec),

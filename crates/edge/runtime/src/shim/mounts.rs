@@ -19,6 +19,8 @@ use std::{
 
 /// Devices that every program may expect.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Where Kubernetes has the file for last words, unless a container says otherwise.
+const DEFAULT_MESSAGE_TARGET: &str = "/dev/termination-log";
 /// Parts of `/proc` through which root could change the node (runc's read-only paths).
 const PROC_READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Parts of `/proc` that tell too much about the node (runc's masked paths).
@@ -59,6 +61,7 @@ pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), Str
             .map_err(|error| format!("mount {source}: {error}"))?;
         generated.push((target, tree));
     }
+    let message = if bundle.message_target.is_empty() { None } else { Some(message_file(&bundle.message)?) };
     if let Some(root) = &bundle.root {
         enter_root(root)?;
     }
@@ -82,7 +85,24 @@ pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), Str
             report.note(&format!("{target} is the image's: {error}"));
         }
     }
+    let target = &bundle.message_target;
+    match message.map(|tree| bind_file(&tree, target)) {
+        // An image without a place for what nobody asked for.
+        Some(Err(error)) if target == DEFAULT_MESSAGE_TARGET => report.note(&format!("{target}: {error}")),
+        Some(Err(error)) => return Err(format!("mount terminationMessagePath {target}: {error}")),
+        Some(Ok(())) | None => {}
+    }
     Ok(())
+}
+
+/// A mount of the file for last words.
+fn message_file(path: &Path) -> Result<OwnedFd, String> {
+    let fail = |error: &dyn std::fmt::Display| format!("mount {}: {error}", path.display());
+    let text = path.to_str().ok_or_else(|| fail(&"not UTF-8"))?;
+    let tree = sys::open_tree_clone(text, false).map_err(|error| fail(&error))?;
+    let attributes = sys::NOSUID | sys::NODEV | sys::NOEXEC;
+    sys::mount_setattr(Some(&tree), "", false, attributes).map_err(|error| fail(&error))?;
+    Ok(tree)
 }
 
 /// Makes `root` the root directory and leaves the node's file system behind.

@@ -3,7 +3,7 @@
 use crate::cases::{WAIT, container, ended, finish, log, log_of, pod, run, runtime, wait_for, wait_for_log};
 use minisvc_runtime::{
     ContainerSpec, PodBundle, PodRecord, RestartPolicy, Runtime, Told,
-    life::{Action, Life, Probe},
+    life::{Action, LastWords, Life, Probe},
     order,
 };
 use std::time::{Duration, Instant};
@@ -212,5 +212,37 @@ pub fn bad_hooks() {
         let said = heard(&mut told);
         assert!(said.contains(&"FailedPreStopHook: PreStopHook failed".to_owned()), "{said:?}");
         finish(&runtime, "p10").await;
+    });
+}
+
+pub fn last_words() {
+    run(async {
+        let runtime = runtime();
+        let life = |path: &str, or_log| Life {
+            last_words: LastWords { path: path.into(), or_log },
+            ..Life::default()
+        };
+        for (uid, path, or_log, script, expected) in [
+            (
+                "w1",
+                "/dev/termination-log",
+                false,
+                "echo log; echo word > /dev/termination-log; exit 3",
+                "word\n",
+            ),
+            ("w2", "/tmp/deep/word", false, "printf word > /tmp/deep/word", "word"),
+            ("w3", "/dev/termination-log", true, "echo log; exit 3", "log\n"),
+            ("w4", "/dev/termination-log", true, "echo log", ""),
+        ] {
+            start(&runtime, bundle(uid, RestartPolicy::Never, script, life(path, or_log))).await;
+            let pod = wait_for(&runtime, uid, |pod| ended(pod).is_some()).await;
+            assert_eq!(ended(&pod).unwrap().message, expected, "{uid}");
+            finish(&runtime, uid).await;
+        }
+        start(&runtime, bundle("w5", RestartPolicy::Never, SERVE, life("/usr/no/place", false))).await;
+        let pod = wait_for(&runtime, "w5", |pod| ended(pod).is_some()).await;
+        let message = &ended(&pod).unwrap().message;
+        assert!(message.contains("mount terminationMessagePath /usr/no/place: "), "{message}");
+        finish(&runtime, "w5").await;
     });
 }
