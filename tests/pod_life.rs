@@ -25,6 +25,7 @@ fn containers_live_as_kubernetes_do() {
     hooks_come_before_signals(&kubectl);
     a_pods_time_is_over(&kubectl);
     gates_are_opened_by_others(&kubectl);
+    programs_run_as_whom_they_must(&kubectl);
     lab.down();
 }
 
@@ -304,4 +305,33 @@ fn gates_are_opened_by_others(kubectl: &Kubectl<'_>) {
     });
     assert!(kubectl.ok("get pod gated -o wide --no-headers").trim_end().ends_with("1/1"));
     kubectl.ok("delete pod gated --grace-period=1");
+}
+
+/// `securityContext`, for the container itself and for what `kubectl exec` runs in it.
+fn programs_run_as_whom_they_must(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "nobody",
+        "  securityContext: {runAsUser: 65534, runAsNonRoot: true, fsGroup: 7, seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: c
+    image: host
+    command: [sh, -c, \"id -u; SERVE\"]
+    securityContext: {runAsGroup: 1234, capabilities: {drop: [ALL]}, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true}
+",
+    );
+    shows(kubectl, "nobody", &["1/1", "Running"]);
+    assert_eq!(kubectl.ok("logs nobody"), "65534\n");
+    let script = "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status; unshare -U true || echo no";
+    let ids = kubectl.of(&["exec", "nobody", "--", "sh", "-c", script], "").ok();
+    assert!(ids.starts_with("65534\n1234\n1234 7\nNoNewPrivs:\t1\n") && ids.ends_with("no\n"), "{ids}");
+    kubectl.ok("delete pod nobody --now");
+    apply(
+        kubectl,
+        "root",
+        "  securityContext: {runAsNonRoot: true}\n  containers: [{name: c, image: host, command: [sleep, '9']}]\n",
+    );
+    shows(kubectl, "root", &["0/1", "CreateContainerConfigError"]);
+    events(kubectl, "root", &["container has runAsNonRoot and image will run as root"]);
+    kubectl.ok("delete pod root --now");
 }

@@ -1,5 +1,7 @@
 //! Pod object → what the runtime is to run: a pure function.
 
+mod security;
+
 use crate::{life::life, pod_dns};
 use k8s_openapi::api::core::v1::{Container, EnvVar, HostAlias, Pod};
 use minisvc_apimachinery::ClusterConfig;
@@ -100,6 +102,7 @@ fn container_spec(
         stdin: container.stdin.unwrap_or_default(),
         stdin_once: container.stdin_once.unwrap_or_default(),
         tty: container.tty.unwrap_or_default(),
+        security: security::security(pod.spec.as_ref(), container),
         ..ContainerSpec::default()
     }
 }

@@ -6,7 +6,7 @@
 
 pub(crate) mod helper;
 
-use crate::{exe::Executable, hidden, record::ProcessId, sys, terminal};
+use crate::{exe::Executable, hidden, record::ProcessId, security::Security, sys, terminal};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -29,12 +29,21 @@ pub(crate) struct Order {
     pub(crate) process: ProcessId,
     /// Command and arguments.
     pub(crate) argv: Vec<String>,
-    /// The container's environment.
+    /// How.
+    pub(crate) settings: Settings,
+    /// Whether it gets a terminal.
+    pub(crate) tty: bool,
+}
+
+/// How a container's programs are run, process 1 and all others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// The whole environment.
     pub(crate) env: Vec<(String, String)>,
     /// Where to start.
     pub(crate) working_dir: String,
-    /// Whether it gets a terminal.
-    pub(crate) tty: bool,
+    /// As whom, and with what they may.
+    pub(crate) security: Security,
 }
 
 /// How it went.

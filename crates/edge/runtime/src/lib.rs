@@ -28,6 +28,7 @@ pub mod node;
 pub mod order;
 pub mod record;
 pub mod restart;
+pub mod security;
 pub mod shim;
 pub mod spec;
 

@@ -17,6 +17,7 @@ mod told;
 use crate::{
     error::Error,
     exe::Executable,
+    exec::Settings,
     files,
     image::ImageTable,
     record::{Failure, PodRecord, PodTable, RestartDelays},
@@ -256,14 +257,10 @@ impl Runtime {
         &self.inner.config.executable
     }
 
-    /// A container's whole environment and directory, as its process 1 has them.
-    pub(crate) fn process_settings(
-        &self,
-        pod: &PodRecord,
-        container: &str,
-    ) -> Option<(Vec<(String, String)>, String)> {
+    /// How process 1 of a container is run, and what else is run in it.
+    pub(crate) fn process_settings(&self, pod: &PodRecord, container: &str) -> Option<Settings> {
         let spec = pod.bundle.spec(container)?;
-        Some((spawn::environment(&self.inner.config, &pod.bundle, spec), spawn::working_dir(spec)))
+        Some(spawn::settings(&self.inner.config, &pod.bundle, spec))
     }
 }
 

@@ -9,13 +9,18 @@ mod follow;
 mod init;
 mod mounts;
 mod output;
+mod seccomp;
 mod sessions;
+mod user;
 
-pub(crate) use init::{Program, find_program};
+pub(crate) use init::{Program, become_user, find_program};
 pub(crate) use output::LINE_BYTES_MAX;
+pub(crate) use user::User;
 
 use crate::{
-    attach, files,
+    attach,
+    exec::Settings,
+    files,
     record::{ProcessId, Terminated},
     sys, terminal,
 };
@@ -69,10 +74,8 @@ pub(crate) struct ShimBundle {
     pub(crate) masked: Vec<PathBuf>,
     /// Command and arguments; empty: the built-in echo server.
     pub(crate) argv: Vec<String>,
-    /// Whole environment.
-    pub(crate) env: Vec<(String, String)>,
-    /// Directory to start in.
-    pub(crate) working_dir: String,
+    /// How it is run.
+    pub(crate) settings: Settings,
     /// Whether standard input is kept open for clients that attach.
     pub(crate) stdin: bool,
     /// Whether it ends with the first of them.

@@ -2,7 +2,7 @@
 //!
 //! Bundles are kept in the Pods' records, so each field that is added has a default for those of before it.
 
-use crate::life::Life;
+use crate::{life::Life, security::Security};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{net::IpAddr, path::PathBuf};
 
@@ -90,6 +90,9 @@ pub struct ContainerSpec {
     /// What it is asked and told while it runs.
     #[serde(default)]
     pub life: Life,
+    /// As whom it runs, and what it may.
+    #[serde(default)]
+    pub security: Security,
 }
 
 /// A Pod as the agent wants it run, its network namespace already made.

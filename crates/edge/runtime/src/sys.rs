@@ -1,7 +1,11 @@
 //! System calls that neither std nor nix offer safely. The only unsafe code of this crate is here.
 #![allow(unsafe_code)]
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use crate::shim::User;
+use nix::{
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
 use std::{
     ffi::{CStr, CString},
     fs,
@@ -12,12 +16,6 @@ use std::{
     },
 };
 use tokio::io::unix::AsyncFd;
-
-/// Capabilities that a container keeps, as Docker and containerd give them, without MKNOD.
-///
-/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT,
-/// AUDIT_WRITE, SETFCAP. Source: containerd oci/spec.go defaultUnixCaps; MKNOD is useless on nodev mounts.
-const CONTAINER_CAPABILITIES: [u32; 13] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 29, 31];
 
 /// Makes a mount read-only.
 pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -252,14 +250,12 @@ pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16)
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)
 }
 
-/// Reduces this process, and all it executes, to a container's capabilities; no set-user-ID gains.
-pub(crate) fn drop_privileges() -> io::Result<()> {
-    for capability in 0..64 {
-        if CONTAINER_CAPABILITIES.contains(&capability) {
-            continue;
-        }
+/// Makes this process a user's, and reduces it and all it executes to the capabilities of `mask` (bit by number); nothing
+/// it executes gains any. Root keeps those at once, others have none left.
+pub(crate) fn drop_privileges(user: &User, mask: u64) -> io::Result<()> {
+    for capability in (0..64).filter(|capability| mask & (1 << capability) == 0) {
         // SAFETY: takes no pointers.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) } < 0 {
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) } < 0 {
             let error = io::Error::last_os_error();
             if error.raw_os_error() == Some(libc::EINVAL) {
                 break; // beyond the kernel's last capability
@@ -270,9 +266,18 @@ pub(crate) fn drop_privileges() -> io::Result<()> {
     // Ambient capabilities would survive the exec of an unprivileged user's program.
     // SAFETY: takes no pointers. Fails only on kernels without ambient capabilities.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
-    let mask = CONTAINER_CAPABILITIES.iter().fold(0u32, |mask, capability| mask | 1 << capability);
+    // A node that runs without root of the machine can be nobody else, and may not set groups.
+    if !user.is_root() {
+        let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        setgroups(&groups)?;
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)?;
+    }
+    let kept = if user.uid == 0 { mask } else { 0 };
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
     let header: [u32; 2] = [0x2008_0522, 0]; // _LINUX_CAPABILITY_VERSION_3, this process
-    let data: [u32; 6] = [mask, mask, 0, 0, 0, 0]; // effective, permitted, inheritable; low and high words
+    let data: [u32; 6] = [low, low, 0, high, high, 0]; // effective, permitted, inheritable; low and high words
     // SAFETY: header and data have the layout of version 3 and outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) })?;
     // SAFETY: takes no pointers.

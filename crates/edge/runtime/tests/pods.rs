@@ -15,6 +15,8 @@ mod http;
 mod init;
 #[path = "pods/probes.rs"]
 mod probes;
+#[path = "pods/security.rs"]
+mod security;
 #[path = "pods/streams.rs"]
 mod streams;
 #[path = "pods/world.rs"]
@@ -41,6 +43,11 @@ const ALL: &[(&str, fn())] = &[
     ("clients_are_counted", attach::many),
     ("port_forward_by_channels", streams::channels),
     ("port_forward_by_spdy", streams::spdy),
+    ("users_are_who_they_are_to_be", security::users),
+    ("capabilities_are_less_and_more", security::capabilities),
+    ("system_calls_are_filtered", security::filters),
+    ("root_is_refused", security::non_root),
+    ("settings_of_the_pods_namespaces", security::sysctls),
     ("init_containers_run_in_order", init::in_order),
     ("an_init_container_that_fails_fails_the_pod", init::failing),
     ("an_init_container_is_tried_again", init::again),

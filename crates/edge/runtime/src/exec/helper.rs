@@ -2,7 +2,7 @@
 
 use super::{MESSAGE_BYTES_MAX, Order, Outcome};
 use crate::{
-    shim::{Program, find_program},
+    shim::{Program, User, become_user, find_program},
     sys, terminal,
 };
 use nix::{
@@ -134,25 +134,25 @@ fn watch(control: &UnixStream, pidfd: &OwnedFd, pid: i32) {
 /// In the child: becomes the program, or writes why not.
 fn become_program(order: &Order, terminal: Option<OwnedFd>, report: OwnedFd) -> ! {
     let error = match prepare(order, terminal.as_ref()) {
-        Ok(program) => program.execute(&order.argv, &order.env),
+        Ok((program, user)) => program.execute(&order.argv, &order.settings.env, &user.home),
         Err(error) => error,
     };
     let _ = File::from(report).write_all(error.as_bytes());
     sys::exit_now(127)
 }
 
-fn prepare(order: &Order, terminal: Option<&OwnedFd>) -> Result<Program, String> {
+fn prepare(order: &Order, terminal: Option<&OwnedFd>) -> Result<(Program, User), String> {
     let fail = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     sys::die_with_parent().map_err(|error| fail("tie to the helper", &error))?;
     setsid().map_err(|error| fail("start a session", &error))?;
     if let Some(slave) = terminal {
         terminal::take(slave).map_err(|error| fail("take the terminal", &error))?;
     }
-    std::env::set_current_dir(&order.working_dir)
-        .map_err(|error| format!("chdir to cwd ({:?}): {error}", order.working_dir))?;
+    std::env::set_current_dir(&order.settings.working_dir)
+        .map_err(|error| format!("chdir to cwd ({:?}): {error}", order.settings.working_dir))?;
     let command = order.argv.first().ok_or_else(|| "no command specified".to_owned())?;
-    let program = find_program(command, &order.env)?;
-    sys::reset_signals();
-    sys::drop_privileges().map_err(|error| fail("drop privileges", &error))?;
-    Ok(Program::File(program))
+    let program = find_program(command, &order.settings.env)?;
+    let user = User::of(&order.settings.security);
+    become_user(&user, &order.settings.security)?;
+    Ok((Program::File(program), user))
 }

@@ -91,13 +91,15 @@ pub(super) async fn exec(
         return Err(Refusal::bad_request("you must specify at least one command for the container"));
     }
     let (pod, container) = find(&runtime, &target)?;
-    let (Some(process), Some((env, working_dir))) =
+    let (Some(process), Some(mut settings)) =
         (container.process, runtime.process_settings(&pod, &container.name))
     else {
         return Err(Refusal::not_found(format!("container not found ({:?})", container.name)));
     };
-    let env = if wanted.tty { terminal::environment(env) } else { env };
-    let order = Order { process, argv, env, working_dir, tty: wanted.tty };
+    if wanted.tty {
+        settings.env = terminal::environment(settings.env);
+    }
+    let order = Order { process, argv, settings, tty: wanted.tty };
     let upgrade = negotiate(upgrade)?;
     let permit = permit()?;
     Ok(upgrade.on_upgrade(move |socket| async move {

@@ -246,7 +246,7 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
             }
             return None;
         }
-        match inner.config.images.resolve(spec) {
+        match spawn::resolve(&inner.config, bundle, spec) {
             Ok(image) => {
                 inner.tell(bundle, container, What::Pulled { image: spec.image.clone() });
                 record.state = ContainerState::creating();

@@ -99,8 +99,7 @@ pub(super) fn target<'a>(inner: &'a Inner, pod: &PodRecord, container: &str) -> 
     let order = record.process.map(|process| Order {
         process,
         argv: Vec::new(),
-        env: super::spawn::environment(&inner.config, &pod.bundle, spec),
-        working_dir: super::spawn::working_dir(spec),
+        settings: super::spawn::settings(&inner.config, &pod.bundle, spec),
         tty: false,
     });
     Some(Target { address: pod.bundle.address(), executable: &inner.config.executable, order })

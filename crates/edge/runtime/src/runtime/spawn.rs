@@ -3,7 +3,9 @@
 use super::{Inner, RuntimeConfig, state_path};
 use crate::{
     error::Error,
+    exec::Settings,
     files, hidden, last_words,
+    record::ContainerState,
     shim::{self, ShimBundle, ShimState},
     spec::{ContainerSpec, PodBundle},
     terminal,
@@ -38,12 +40,27 @@ pub(super) fn write_generated(pod_dir: &Path, bundle: &PodBundle) -> Result<(), 
     Ok(())
 }
 
-/// The environment of a container: the host name, what `echo` answers with, then the spec's.
-pub(super) fn environment(
+/// What a container runs, if it may.
+///
+/// # Errors
+/// The waiting state to show, worded as the kubelet does.
+pub(super) fn resolve(
     config: &RuntimeConfig,
     bundle: &PodBundle,
     spec: &ContainerSpec,
-) -> Vec<(String, String)> {
+) -> Result<crate::image::Resolved, ContainerState> {
+    let image = config.images.resolve(spec)?;
+    let pod = format!("{}_{}({})", bundle.name, bundle.namespace, bundle.uid);
+    match spec.security.refusal(spec.security.user.unwrap_or(0), &pod, &spec.name) {
+        None => Ok(image),
+        Some(message) => {
+            Err(ContainerState::Waiting { reason: "CreateContainerConfigError".to_owned(), message })
+        }
+    }
+}
+
+/// The environment of a container: the host name, what `echo` answers with, then the spec's.
+fn environment(config: &RuntimeConfig, bundle: &PodBundle, spec: &ContainerSpec) -> Vec<(String, String)> {
     let mut env = vec![("HOSTNAME".to_owned(), bundle.hostname.clone())];
     if config.images.resolve(spec).is_ok_and(|image| image.argv.is_empty()) {
         env.push((
@@ -55,8 +72,17 @@ pub(super) fn environment(
     if spec.tty { terminal::environment(env) } else { env }
 }
 
+/// How a container's programs are run.
+pub(super) fn settings(config: &RuntimeConfig, bundle: &PodBundle, spec: &ContainerSpec) -> Settings {
+    Settings {
+        env: environment(config, bundle, spec),
+        working_dir: working_dir(spec),
+        security: spec.security.clone(),
+    }
+}
+
 /// The directory a container starts in.
-pub(super) fn working_dir(spec: &ContainerSpec) -> String {
+fn working_dir(spec: &ContainerSpec) -> String {
     spec.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".to_owned())
 }
 
@@ -141,8 +167,7 @@ fn prepare(
             message_target: spec.life.last_words.path.clone(),
             masked,
             argv: image.argv,
-            env: environment(config, bundle, spec),
-            working_dir: working_dir(spec),
+            settings: settings(config, bundle, spec),
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             tty: spec.tty,

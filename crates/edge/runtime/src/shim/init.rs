@@ -3,13 +3,14 @@
 //! Runs in the child of the shim, single-threaded; whatever fails is reported through a pipe that the
 //! execution closes.
 
-use super::{ShimBundle, mounts};
-use crate::{sys, terminal};
+use super::{ShimBundle, User, mounts, seccomp};
+use crate::{security::Security, sys, terminal};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     pty::OpenptyResult,
     sched::{CloneFlags, setns, unshare},
-    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid},
+    sys::stat::fstat,
+    unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, sethostname, setsid},
 };
 use std::{
     ffi::{CString, OsStr},
@@ -24,6 +25,9 @@ use std::{
 
 /// The search path of a container whose environment has none (Docker's).
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Device number of `/dev/null`.
+const NULL: libc::dev_t = libc::makedev(1, 3);
 
 /// Where set-up tells what did not go as it should.
 pub(super) struct Report(File);
@@ -57,7 +61,7 @@ pub(super) enum Streams {
 pub(super) fn main(bundle: &ShimBundle, netns: &File, streams: Streams, report: OwnedFd) -> ! {
     let mut report = Report(File::from(report));
     let error = match set_up(bundle, netns, streams, &mut report) {
-        Ok(program) => program.execute(&bundle.argv, &bundle.env),
+        Ok((program, user)) => program.execute(&bundle.argv, &bundle.settings.env, &user.home),
         Err(error) => error,
     };
     report.error(&error);
@@ -69,7 +73,7 @@ fn set_up(
     netns: &File,
     streams: Streams,
     report: &mut Report,
-) -> Result<Program, String> {
+) -> Result<(Program, User), String> {
     sys::die_with_parent().map_err(|error| format!("tie to the shim: {error}"))?;
     if report.is_abandoned() {
         return Err("the shim has ended".to_owned()); // before the line above could tie us to it
@@ -90,20 +94,61 @@ fn set_up(
         report.note(&format!("no cgroup namespace: {error}"));
     }
     sethostname(&bundle.hostname).map_err(|error| format!("set host name {:?}: {error}", bundle.hostname))?;
+    set_sysctls(&bundle.settings.security)?;
     mounts::set_up(bundle, report)?;
-    std::env::set_current_dir(&bundle.working_dir)
-        .map_err(|error| format!("chdir to cwd ({:?}): {error}", bundle.working_dir))?;
+    let user = User::of(&bundle.settings.security);
+    std::env::set_current_dir(&bundle.settings.working_dir)
+        .map_err(|error| format!("chdir to cwd ({:?}): {error}", bundle.settings.working_dir))?;
     let program = match exe {
         Some(exe) => Program::BuiltIn(exe.into()),
-        None => Program::File(find_program(&bundle.argv[0], &bundle.env)?),
+        None => Program::File(find_program(&bundle.argv[0], &bundle.settings.env)?),
     };
     match streams {
         Streams::Pipes { stdin, stdout, stderr } => take_pipes(stdin, &stdout, &stderr),
         Streams::Terminal { console } => take_terminal(spare, &console),
     }
-    .and_then(|()| enter())
+    .and_then(|()| sys::close_on_exec_from(3))
     .map_err(|error| format!("set up the process: {error}"))?;
-    Ok(program)
+    own_streams(&user, report);
+    become_user(&user, &bundle.settings.security)?;
+    Ok((program, user))
+}
+
+/// Settings of the Pod's namespaces; where they are written, `/proc` shows those of this process.
+fn set_sysctls(security: &Security) -> Result<(), String> {
+    for (name, value) in &security.sysctls {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        fs::write(path, value).map_err(|error| format!("set sysctl {name} to {value:?}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Lets another user than root open `/dev/stdout` and its like.
+fn own_streams(user: &User, report: &mut Report) {
+    if user.uid == 0 {
+        return;
+    }
+    let owner = Some(Uid::from_raw(user.uid));
+    for (name, stream) in [
+        ("input", std::io::stdin().as_fd()),
+        ("output", std::io::stdout().as_fd()),
+        ("error", std::io::stderr().as_fd()),
+    ] {
+        // /dev/null is everybody's.
+        let is_null = fstat(stream)
+            .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == NULL);
+        if !is_null && let Err(error) = fchown(stream, owner, None) {
+            report.note(&format!("standard {name} is root's: {error}"));
+        }
+    }
+}
+
+/// Makes this process the container's user with the capabilities it may have, and its signals what programs expect.
+pub(crate) fn become_user(user: &User, security: &Security) -> Result<(), String> {
+    sys::reset_signals();
+    sys::drop_privileges(user, security.capability_mask())
+        .map_err(|error| format!("become user {}:{}: {error}", user.uid, user.gid))?;
+    if security.filtered { seccomp::apply() } else { Ok(()) }
 }
 
 fn take_pipes(stdin: Option<OwnedFd>, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
@@ -122,13 +167,6 @@ fn take_terminal(spare: Option<OpenptyResult>, console: &UnixStream) -> io::Resu
     terminal::take(&pty.slave)
 }
 
-/// Signals, privileges, and no descriptor but the standard streams.
-fn enter() -> io::Result<()> {
-    sys::close_on_exec_from(3)?;
-    sys::reset_signals();
-    sys::drop_privileges()
-}
-
 /// What to execute.
 pub(crate) enum Program {
     /// This binary's echo server.
@@ -138,10 +176,10 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// Executes it. Returns why it could not.
-    pub(crate) fn execute(&self, argv: &[String], env: &[(String, String)]) -> String {
+    /// Executes it; `home` is the directory that `HOME` says if `env` does not. Returns why it could not.
+    pub(crate) fn execute(&self, argv: &[String], env: &[(String, String)], home: &str) -> String {
         let strings = |list: Vec<String>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
-        let mut merged = std::collections::BTreeMap::from([("PATH", DEFAULT_PATH), ("HOME", "/root")]);
+        let mut merged = std::collections::BTreeMap::from([("PATH", DEFAULT_PATH), ("HOME", home)]);
         merged.extend(env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let env = strings(merged.iter().map(|(name, value)| format!("{name}={value}")).collect());
         let argv = match self {

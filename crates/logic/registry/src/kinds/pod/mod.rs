@@ -26,6 +26,7 @@ mod init;
 mod lifecycle;
 mod names;
 mod probes;
+mod security;
 pub(super) mod validate;
 
 pub use evict::evict;

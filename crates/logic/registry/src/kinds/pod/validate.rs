@@ -3,7 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
 
-use super::{init, lifecycle, names, probes};
+use super::{init, lifecycle, names, probes, security};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -17,7 +17,7 @@ pub(super) const UNSUPPORTED: &str = "not supported by minisvc yet";
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// Fields of the spec that are carried out, or that are harmless. Any other must say nothing.
-const SPEC: [&str; 20] = [
+const SPEC: &[&str] = &[
     "activeDeadlineSeconds",
     "automountServiceAccountToken",
     "containers",
@@ -33,6 +33,7 @@ const SPEC: [&str; 20] = [
     "readinessGates",
     "restartPolicy",
     "schedulerName",
+    "securityContext",
     "serviceAccount",
     "serviceAccountName",
     "subdomain",
@@ -41,7 +42,7 @@ const SPEC: [&str; 20] = [
 ];
 
 /// The same of a container.
-const CONTAINER: [&str; 18] = [
+const CONTAINER: &[&str] = &[
     "args",
     "command",
     "env",
@@ -53,6 +54,7 @@ const CONTAINER: [&str; 18] = [
     "ports",
     "readinessProbe",
     "restartPolicy",
+    "securityContext",
     "startupProbe",
     "stdin",
     "stdinOnce",
@@ -70,7 +72,7 @@ const FIELD_REFS: [&str; 5] =
 pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
     let mut causes = Vec::new();
     let empty = Map::new();
-    refuse_unsupported(spec.as_object().unwrap_or(&empty), path, &SPEC, &mut causes);
+    refuse_unsupported(spec.as_object().unwrap_or(&empty), path, SPEC, &mut causes);
     let field = |name: &str| format!("{path}.{name}");
     let restart = ["Always", "OnFailure", "Never"];
     choice(spec, "/restartPolicy", &field("restartPolicy"), &restart, &mut causes);
@@ -94,6 +96,8 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
         }
     }
     meta::labels(spec, "/nodeSelector", &field("nodeSelector"), &mut causes);
+    security::of_pod(spec, path, &mut causes);
+    security::of_shared_network(spec, path, &mut causes);
     containers(spec, path, &mut causes);
     causes
 }
@@ -159,7 +163,7 @@ pub(super) fn container<'s>(
 ) {
     let empty = Map::new();
     let map = container.as_object().unwrap_or(&empty);
-    refuse_unsupported(map, path, &CONTAINER, causes);
+    refuse_unsupported(map, path, CONTAINER, causes);
     let name = text(container, "/name");
     if name.is_empty() {
         causes.push(Cause::required(format!("{path}.name"), ""));
@@ -171,6 +175,7 @@ pub(super) fn container<'s>(
             causes.push(Cause::duplicate(format!("{path}.name"), name));
         }
     }
+    security::of_container(container, path, causes);
     let image = text(container, "/image");
     if image.is_empty() {
         causes.push(Cause::required(format!("{path}.image"), ""));
