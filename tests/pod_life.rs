@@ -26,6 +26,9 @@ fn containers_live_as_kubernetes_do() {
     a_pods_time_is_over(&kubectl);
     gates_are_opened_by_others(&kubectl);
     programs_run_as_whom_they_must(&kubectl);
+    last_words_are_shown(&kubectl);
+    a_hurry_cuts_the_grace_short(&kubectl);
+    the_next_server_goes_on_asking(&lab, &kubectl);
     lab.down();
 }
 
@@ -334,4 +337,61 @@ fn programs_run_as_whom_they_must(kubectl: &Kubectl<'_>) {
     shows(kubectl, "root", &["0/1", "CreateContainerConfigError"]);
     events(kubectl, "root", &["container has runAsNonRoot and image will run as root"]);
     kubectl.ok("delete pod root --now");
+}
+
+fn last_words_are_shown(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "words",
+        r#"
+  restartPolicy: Never
+  containers:
+  - {name: main, image: host, command: [sh, -c, "echo goodbye > /dev/termination-log; exit 3"]}
+"#,
+    );
+    shows(kubectl, "words", &["0/1", "Error", "0"]);
+    let end = |of: &str| field(kubectl, "words", &format!(".status.containerStatuses[0].{of}"));
+    assert_eq!(end("state.terminated.message"), "goodbye\n");
+    assert_eq!((end("state.terminated.exitCode").as_str(), end("lastState").as_str()), ("3", "{}"));
+    kubectl.ok("delete pod words");
+}
+
+fn a_hurry_cuts_the_grace_short(kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "deaf",
+        r#"
+  terminationGracePeriodSeconds: 600
+  containers:
+  - {name: main, image: host, command: [sh, -c, "trap '' TERM; while :; do sleep 0.05; done"]}
+"#,
+    );
+    shows(kubectl, "deaf", &["1/1", "Running", "0"]);
+    kubectl.ok("delete pod deaf --wait=false");
+    shows(kubectl, "deaf", &["1/1", "Terminating", "0"]);
+    kubectl.ok("delete pod deaf --grace-period=1 --timeout=40s");
+}
+
+fn the_next_server_goes_on_asking(lab: &Lab, kubectl: &Kubectl<'_>) {
+    apply(
+        kubectl,
+        "stays",
+        r#"
+  containers:
+  - name: main
+    image: echo
+    readinessProbe: {exec: {command: [test, "!", -e, /tmp/down]}, periodSeconds: 1, failureThreshold: 1}
+"#,
+    );
+    shows(kubectl, "stays", &["1/1", "Running", "0"]);
+    let since = field(kubectl, "stays", ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime");
+    lab.lab("kill node1 --server-only").ok();
+    common::says("the server has ended", &["ended (SIGKILL)"], &[], || lab.lab("status"));
+    lab.lab("start node1").ok();
+    lab.wait_for_nodes(1);
+    shows(kubectl, "stays", &["1/1", "Running", "0"]);
+    assert_eq!(field(kubectl, "stays", ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"), since);
+    kubectl.ok("exec stays -- touch /tmp/down");
+    shows(kubectl, "stays", &["0/1", "Running", "0"]);
+    kubectl.ok("delete pod stays --grace-period=1");
 }

@@ -2,6 +2,7 @@
 
 mod kinds;
 mod pod;
+mod probe;
 mod service;
 mod text;
 

@@ -1,6 +1,9 @@
 //! Pods.
 
-use super::text::{Text, items, or_none, str_of, time};
+use super::{
+    probe,
+    text::{Text, items, or_none, str_of, time},
+};
 use serde_json::Value;
 
 pub fn describe(object: &Value, text: &mut Text) {
@@ -22,12 +25,22 @@ pub fn describe(object: &Value, text: &mut Text) {
     text.line(0, "IP", str_of(&status["podIP"]));
     let addresses: Vec<String> = items(&status["podIPs"]).iter().map(|entry| str_of(&entry["ip"])).collect();
     text.line(0, "IPs", or_none(addresses.join(", ")));
-    text.heading(0, "Containers");
-    for container in items(&spec["containers"]) {
-        let is_this = |status: &&Value| status["name"] == container["name"];
-        let state = items(&status["containerStatuses"]).iter().find(is_this);
-        describe_container(container, state.unwrap_or(&Value::Null), text);
+    for (key, list, statuses) in [
+        ("Init Containers", "initContainers", "initContainerStatuses"),
+        ("Containers", "containers", "containerStatuses"),
+    ] {
+        let containers = items(&spec[list]);
+        if containers.is_empty() {
+            continue;
+        }
+        text.heading(0, key);
+        for container in containers {
+            let is_this = |status: &&Value| status["name"] == container["name"];
+            let state = items(&status[statuses]).iter().find(is_this);
+            describe_container(container, state.unwrap_or(&Value::Null), text);
+        }
     }
+    probe::gates(object, text);
     let conditions = items(&status["conditions"]);
     if !conditions.is_empty() {
         text.heading(0, "Conditions");
@@ -66,6 +79,7 @@ fn describe_container(container: &Value, status: &Value, text: &mut Text) {
     let ready = if status["ready"].as_bool().unwrap_or(false) { "True" } else { "False" };
     text.line(2, "Ready", ready);
     text.line(2, "Restart Count", status["restartCount"].as_i64().unwrap_or(0).to_string());
+    probe::describe(container, text);
     let environment = items(&container["env"]);
     if environment.is_empty() {
         return text.line(2, "Environment", "<none>");

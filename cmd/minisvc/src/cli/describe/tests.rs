@@ -71,14 +71,24 @@ fn both_families_are_shown() {
 
 #[test]
 fn every_kind_has_something_to_say() {
-    let pod = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"nodeName": "n1", "containers":
-        [{"name": "main", "image": "echo", "command": ["/bin/x"], "env": [{"name": "A", "value": "1"}]}]},
+    let pod = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"nodeName": "n1",
+        "readinessGates": [{"conditionType": "x/y"}], "initContainers": [{"name": "first", "image": "host"}], "containers":
+        [{"name": "main", "livenessProbe": {"httpGet": {"port": "web", "path": "/x", "scheme": "HTTP"}, "periodSeconds": 10}, "image": "echo", "command": ["/bin/x"], "env": [{"name": "A", "value": "1"}]}]},
         "status": {"phase": "Running", "hostIP": "1.2.3.4", "podIP": "10.42.0.2", "containerStatuses":
             [{"name": "main", "ready": true, "restartCount": 2, "state": {"running": {"startedAt": "2026-01-02T03:04:05Z"}}}]}});
     let text = described(&PODS, pod, vec![]);
-    for expected in
-        ["Node:", "n1/1.2.3.4", "State:", "Running", "Fri, 02 Jan 2026 03:04:05 +0000", "Restart Count:  2"]
-    {
+    for expected in [
+        "Node:",
+        "n1/1.2.3.4",
+        "State:",
+        "Running",
+        "Fri, 02 Jan 2026 03:04:05 +0000",
+        "Restart Count:  2",
+        "Init Containers:",
+        "first:",
+        "http-get http://:web/x delay=0s timeout=0s period=10s #success=0 #failure=0",
+        "Readiness Gates:",
+    ] {
         assert!(text.contains(expected), "{expected}\n{text}");
     }
     let ingress = json!({"metadata": {"name": "i"}, "spec": {"rules": [{"host": "a.example", "http": {"paths":

@@ -26,6 +26,7 @@ pub(super) fn of_spec(pod: &Pod) -> Both {
         image: container.image.clone().unwrap_or_default(),
         started: Some(false),
         state: Some(waiting(reason, "")),
+        last_state: Some(ContainerState::default()),
         ..ContainerStatus::default()
     };
     (init.iter().map(of).collect(), main.iter().map(of).collect())
@@ -52,7 +53,11 @@ fn creating(has_init_containers: bool) -> &'static str {
 }
 
 fn status(pod: &PodRecord, spec: &ContainerSpec, container: &ContainerRecord) -> ContainerStatus {
-    let id = container_id(&pod.bundle.uid, container);
+    let of_run = |run| format!("minisvc://{}/{}/{run}", pod.bundle.uid, container.name);
+    let id = of_run(container.restart_count);
+    // While it waits for its restart or has ended, the run that ended last is the one that is counted.
+    let goes_on = container.is_running() || container.state == RuntimeState::creating();
+    let last = of_run(container.restart_count.saturating_sub(u32::from(goes_on)));
     let running = container.is_running();
     let first = creating(!pod.bundle.init_containers.is_empty());
     let state = match &container.state {
@@ -72,21 +77,18 @@ fn status(pod: &PodRecord, spec: &ContainerSpec, container: &ContainerRecord) ->
         name: container.name.clone(),
         image: container.image.clone(),
         image_id: if running { container.image.clone() } else { String::new() },
-        container_id: container.process.is_some().then(|| id.clone()),
+        container_id: (container.process.is_some() || container.last_termination.is_some())
+            .then(|| id.clone()),
         ready: order::is_ready(&spec.life, container),
         started: Some(order::is_started(&spec.life, container)),
         restart_count: i32::try_from(container.restart_count).unwrap_or(i32::MAX),
         state: Some(state),
-        last_state: container.last_termination.as_ref().map(|end| ContainerState {
-            terminated: Some(terminated(end, &id)),
+        last_state: Some(ContainerState {
+            terminated: container.last_termination.as_ref().map(|end| terminated(end, &last)),
             ..ContainerState::default()
         }),
         ..ContainerStatus::default()
     }
-}
-
-fn container_id(uid: &str, container: &ContainerRecord) -> String {
-    format!("minisvc://{uid}/{}/{}", container.name, container.restart_count)
 }
 
 fn some(text: &str) -> Option<String> {

@@ -38,7 +38,7 @@ pub(super) async fn all(inner: &Arc<Inner>, uid: &str, grace: Duration) -> Resul
             if let ContainerState::Waiting { .. } = container.state
                 && container.shim.is_none()
                 && container.restart_at.take().is_some()
-                && let Some(last) = container.last_termination.clone()
+                && let Some(last) = container.last_termination.take()
             {
                 container.state = ContainerState::Terminated(last);
             }

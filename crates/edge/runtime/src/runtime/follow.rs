@@ -184,15 +184,16 @@ fn ended(inner: &Arc<Inner>, uid: &str, container: &str, mut terminated: Termina
         let delays = &inner.config.restart_delays;
         let policy = order::restart_policy(bundle, container);
         let decision = decide(policy, record, &terminated, delays, now);
-        record.last_termination = Some(terminated.clone());
         let (at, crashes) = match decision {
             Decision::Restart { at, crashes } if !stopping => (at, crashes),
             _ => {
+                // The end before this one stays the last.
                 record.restart_at = None;
                 record.state = ContainerState::Terminated(terminated);
                 return None;
             }
         };
+        record.last_termination = Some(terminated);
         record.crashes = crashes;
         record.restart_at = Some(at);
         if at > now {
