@@ -150,7 +150,9 @@ fn prepare(
     let generated = ["resolv.conf", "hosts", "hostname"]
         .map(|name| (pod_dir.join(GENERATED_DIR).join(name), format!("/etc/{name}")));
     let message = last_words::file_of(&log);
-    last_words::make(&message).map_err(|source| Error::Write { path: message.clone(), source })?;
+    if !spec.life.last_words.path.is_empty() {
+        last_words::make(&message).map_err(|source| Error::Write { path: message.clone(), source })?;
+    }
     let path = dir.join("bundle.json");
     files::write_record(
         &path,
