@@ -387,10 +387,10 @@ fn what_is_not_served_is_refused(kubectl: &Kubectl) {
     let refused = kubectl.run("get daemonsets").refused();
     assert!(refused.contains("doesn't have a resource type \"daemonsets\""), "{refused}");
     let pod = PODS
-        .replace("image: host", "image: host, livenessProbe: {tcpSocket: {port: 1}}")
+        .replace("image: host", "image: host, volumeDevices: [{name: disk, devicePath: /dev/disk}]")
         .replace("talker", "probed");
     let refused = kubectl.of(&["create", "-f", "-"], pod.split("---").nth(1).unwrap()).refused();
-    assert!(refused.contains("livenessProbe: Forbidden"), "{refused}");
+    assert!(refused.contains("volumeDevices: Forbidden"), "{refused}");
     eventually("nothing of it is there", LONG, || {
         let found = kubectl.ok("get configmaps,pods -o name");
         if found.contains("probed") { Err(found) } else { Ok(()) }
