@@ -130,6 +130,22 @@ fn who_is_started_again() {
     assert_eq!(of(&bundle), [Always, OnFailure, Always]);
 }
 
+#[test]
+fn a_pod_of_before_init_containers_is_taken_over_as_it_was() {
+    let old = serde_json::json!({
+        "bundle": {"uid": "u", "namespace": "default", "name": "web", "hostname": "web", "addresses": ["10.42.0.2"],
+            "netns": "/n", "dns": {"nameservers": [], "searches": [], "options": []}, "restartPolicy": "Always",
+            "containers": [{"name": "c", "image": "echo"}]},
+        "createdAt": "2026-01-01T00:00:00Z", "stopping": false,
+        "containers": [{"name": "c", "image": "echo", "state": {"type": "running", "startedAt": "2026-01-01T00:00:00Z"},
+            "lastTermination": null, "restartCount": 0, "crashes": 0, "restartAt": null,
+            "process": {"pid": 2, "startTime": 3}, "shim": {"pid": 1, "startTime": 3}}],
+    });
+    let pod: PodRecord = serde_json::from_value(old).unwrap();
+    assert_eq!((next(&pod), outcome(&pod), pod.bundle.grace_s), (Next::Wait, None, 30));
+    assert!(is_ready(&pod.bundle.containers[0].life, &pod.containers[0]), "it was ready");
+}
+
 proptest! {
     /// Whatever becomes of the containers: no container is begun before those it must wait for, and what has an
     /// outcome comes to its end.
