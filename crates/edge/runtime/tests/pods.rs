@@ -53,6 +53,7 @@ const ALL: &[(&str, fn())] = &[
     ("an_init_container_is_tried_again", init::again),
     ("sidecars_come_first_and_go_last", init::sidecars),
     ("sidecars_do_not_keep_a_pod_from_completing", init::completing),
+    ("the_next_server_goes_on_initializing", init::survival),
     ("readiness_follows_its_probe", probes::readiness),
     ("a_container_that_does_not_live_is_started_again", probes::liveness),
     ("other_probes_wait_for_the_startup_probe", probes::startup),

@@ -125,3 +125,25 @@ pub fn completing() {
         finish(&runtime, "i5").await;
     });
 }
+
+/// A server that comes after goes on where the one before it was, also with what has ended meanwhile.
+pub fn survival() {
+    run(async {
+        let init = vec![says("a", "sleep 0.3"), sidecar("side", SERVE), says("b", "true")];
+        runtime()
+            .start_pod(bundle("i6", RestartPolicy::Always, init, vec![says("main", SERVE)]))
+            .await
+            .unwrap();
+    });
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    run(async {
+        let runtime = runtime();
+        let adopted = runtime.adopt().await.unwrap();
+        assert!(!adopted[0].containers[0].life.begun, "{adopted:?}");
+        let pod = wait_for(&runtime, "i6", |pod| pod.containers[0].is_running()).await;
+        assert!(pod.all().all(|container| container.restart_count == 0), "{pod:?}");
+        let times = ["a", "side", "b"].map(|name| started("i6", name));
+        assert!(times.is_sorted(), "{times:?}");
+        finish(&runtime, "i6").await;
+    });
+}
