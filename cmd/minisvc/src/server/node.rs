@@ -82,6 +82,7 @@ pub async fn agent(
     let executable = Executable::current().context("open this program")?;
     let mut config = RuntimeConfig::new(name, executable);
     config.log_dir = args.data_dir.join("logs");
+    config.volume_dir = args.data_dir.join("volumes");
     config.masked.push(args.data_dir.clone());
     config.masked.extend(args.write_kubeconfig.parent().map(Into::into));
     config.images = ImageTable { mapped: args.image.iter().cloned().collect() };

@@ -89,6 +89,16 @@ pub enum Error {
         /// The Pod's uid.
         uid: String,
     },
+    /// A Pod's volume.
+    #[error("{operation} volume {volume:?}: {source}")]
+    Volume {
+        /// What was tried.
+        operation: &'static str,
+        /// Its name.
+        volume: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// Processes that outlived SIGKILL.
     #[error("pod with uid {uid}: containers {containers:?} did not end after SIGKILL")]
     WouldNotEnd {

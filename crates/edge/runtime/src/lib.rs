@@ -31,6 +31,7 @@ pub mod restart;
 pub mod security;
 pub mod shim;
 pub mod spec;
+pub mod volumes;
 
 pub use error::Error;
 pub use exe::Executable;

@@ -22,6 +22,7 @@ use crate::{
     image::ImageTable,
     record::{Failure, PodRecord, PodTable, RestartDelays},
     spec::PodBundle,
+    volumes::{self, Contents, Places, VolumeKind},
 };
 use inner::Inner;
 use jiff::Timestamp;
@@ -46,6 +47,8 @@ pub struct RuntimeConfig {
     pub node_name: String,
     /// Records and generated files, such as `/run/minisvc/pods`.
     pub state_dir: PathBuf,
+    /// Volumes that are kept on disk, such as `/var/lib/minisvc/volumes`; masked as `state_dir` is.
+    pub volume_dir: PathBuf,
     /// Logs, such as `/var/log/minisvc/pods`.
     pub log_dir: PathBuf,
     /// One log file of a container is at most this long, in bytes; two are kept of each run.
@@ -66,6 +69,7 @@ impl RuntimeConfig {
         Self {
             node_name: node_name.to_owned(),
             state_dir: "/run/minisvc/pods".into(),
+            volume_dir: "/var/lib/minisvc/volumes".into(),
             log_dir: "/var/log/minisvc/pods".into(),
             log_bytes_max: 10 << 20,
             executable,
@@ -170,6 +174,18 @@ impl Runtime {
     /// # Errors
     /// Nothing is started if the bundle is invalid, the uid is known already, or the record cannot be written.
     pub async fn start_pod(&self, bundle: PodBundle) -> Result<Arc<PodRecord>, Error> {
+        self.start_pod_with(bundle, &Contents::new()).await
+    }
+
+    /// As [`Runtime::start_pod`], with the files of its volumes.
+    ///
+    /// # Errors
+    /// As there, and if a volume cannot be made.
+    pub async fn start_pod_with(
+        &self,
+        bundle: PodBundle,
+        contents: &Contents,
+    ) -> Result<Arc<PodRecord>, Error> {
         check::check(&bundle)?;
         let uid = bundle.uid.clone();
         let dir = self.inner.pod_dir(&uid);
@@ -184,12 +200,41 @@ impl Runtime {
                 return Err(Error::TooManyPods { limit: PODS_MAX });
             }
             spawn::write_generated(&dir, &pod.bundle)?;
+            let disk_dir = self.inner.volume_dir(&uid);
+            let places = Places { pod_dir: &dir, disk_dir: &disk_dir };
+            volumes::make(places, &pod.bundle.volumes, contents, pod.bundle.volume_group)?;
             files::write_record(&dir.join("pod.json"), &pod)?;
             self.inner.publish(pod);
         }
         drive::start_due(&self.inner, &uid).await;
         drive::go_on(&self.inner, &uid);
         self.pod(&uid).ok_or(Error::PodNotFound { uid })
+    }
+
+    /// Makes what a running Pod is given anew: files of its volumes, which its containers see at once, and their
+    /// environment and arguments, which they have from their next start on. What is the same is left alone.
+    ///
+    /// # Errors
+    /// If there is no such Pod, or a volume cannot be written.
+    pub fn refresh(&self, fresh: &PodBundle, contents: &Contents) -> Result<(), Error> {
+        let uid = &fresh.uid;
+        let known = self.pod(uid).ok_or_else(|| Error::PodNotFound { uid: uid.clone() })?;
+        let (pod_dir, disk_dir) = (self.inner.pod_dir(uid), self.inner.volume_dir(uid));
+        let places = Places { pod_dir: &pod_dir, disk_dir: &disk_dir };
+        for volume in known.bundle.volumes.iter().filter(|volume| volume.kind == VolumeKind::Files) {
+            let (dir, files) = (places.of(volume), contents.get(&volume.name));
+            volumes::write(&dir, &volume.name, files, known.bundle.volume_group)?;
+        }
+        self.inner.update(uid, |pod| {
+            let bundle = &mut pod.bundle;
+            for spec in bundle.init_containers.iter_mut().chain(&mut bundle.containers) {
+                if let Some(fresh) = fresh.spec(&spec.name) {
+                    spec.env.clone_from(&fresh.env);
+                    spec.command.clone_from(&fresh.command);
+                    spec.args.clone_from(&fresh.args);
+                }
+            }
+        })
     }
 
     /// Ends a Pod's containers: their hooks, SIGTERM, and SIGKILL after `grace`. Returns when all have ended.
@@ -228,7 +273,9 @@ impl Runtime {
         if !pod.stopping && !pod.is_finished() || pod.all().any(|c| c.shim.is_some()) {
             return Err(Error::PodRunning { uid: uid.to_owned() });
         }
-        for path in [self.inner.log_dir(&pod.bundle), self.inner.pod_dir(uid)] {
+        let (pod_dir, disk_dir) = (self.inner.pod_dir(uid), self.inner.volume_dir(uid));
+        volumes::remove(Places { pod_dir: &pod_dir, disk_dir: &disk_dir }, &pod.bundle.volumes)?;
+        for path in [self.inner.log_dir(&pod.bundle), pod_dir] {
             match fs::remove_dir_all(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::Remove { path, source });

@@ -12,10 +12,12 @@ mod output;
 mod seccomp;
 mod sessions;
 mod user;
+mod volumes;
 
 pub(crate) use init::{Program, become_user, find_program};
 pub(crate) use output::LINE_BYTES_MAX;
 pub(crate) use user::User;
+pub(crate) use volumes::ShimMount;
 
 use crate::{
     attach,
@@ -70,6 +72,8 @@ pub(crate) struct ShimBundle {
     pub(crate) message: PathBuf,
     /// See above.
     pub(crate) message_target: String,
+    /// Volumes.
+    pub(crate) mounts: Vec<ShimMount>,
     /// Directories to hide.
     pub(crate) masked: Vec<PathBuf>,
     /// Command and arguments; empty: the built-in echo server.

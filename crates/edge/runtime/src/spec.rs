@@ -2,7 +2,11 @@
 //!
 //! Bundles are kept in the Pods' records, so each field that is added has a default for those of before it.
 
-use crate::{life::Life, security::Security};
+use crate::{
+    life::Life,
+    security::Security,
+    volumes::{Mount, Volume},
+};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{net::IpAddr, path::PathBuf};
 
@@ -93,6 +97,9 @@ pub struct ContainerSpec {
     /// As whom it runs, and what it may.
     #[serde(default)]
     pub security: Security,
+    /// Where it sees the Pod's volumes.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
 }
 
 /// A Pod as the agent wants it run, its network namespace already made.
@@ -127,6 +134,12 @@ pub struct PodBundle {
     pub init_containers: Vec<ContainerSpec>,
     /// The containers, in the order of the spec.
     pub containers: Vec<ContainerSpec>,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// The group that volumes are given to (`fsGroup`).
+    #[serde(default)]
+    pub volume_group: Option<u32>,
     /// How long containers have to end when nobody says otherwise, in seconds.
     #[serde(default = "grace_s_default")]
     pub grace_s: u64,

@@ -19,6 +19,8 @@ mod probes;
 mod security;
 #[path = "pods/streams.rs"]
 mod streams;
+#[path = "pods/volumes.rs"]
+mod volumes;
 #[path = "pods/world.rs"]
 mod world;
 
@@ -48,6 +50,9 @@ const ALL: &[(&str, fn())] = &[
     ("system_calls_are_filtered", security::filters),
     ("root_is_refused", security::non_root),
     ("settings_of_the_pods_namespaces", security::sysctls),
+    ("volumes_are_where_they_must", volumes::places),
+    ("links_in_volumes_stay_in_them", volumes::links),
+    ("files_of_volumes_change", volumes::news),
     ("init_containers_run_in_order", init::in_order),
     ("an_init_container_that_fails_fails_the_pod", init::failing),
     ("an_init_container_is_tried_again", init::again),

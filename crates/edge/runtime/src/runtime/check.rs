@@ -30,12 +30,30 @@ pub(super) fn check(bundle: &PodBundle) -> Result<(), Error> {
     if bundle.containers.is_empty() || bundle.all().count() > CONTAINERS_MAX {
         return Err(problem(format!("must be 1 to {CONTAINERS_MAX}")));
     }
+    for volume in &bundle.volumes {
+        name("spec.volumes.name", &volume.name)?;
+    }
     let mut names = BTreeSet::new();
     for container in bundle.all() {
         name("spec.containers.name", &container.name)?;
         // Beside the containers' directories lies the Pod's own.
         if container.name == spawn::GENERATED_DIR || !names.insert(&container.name) {
             return Err(problem(format!("name {:?} is taken", container.name)));
+        }
+        for mount in &container.mounts {
+            if !bundle.volumes.iter().any(|volume| volume.name == mount.volume) {
+                return Err(problem(format!(
+                    "{:?} mounts volume {:?}, which there is not",
+                    container.name, mount.volume
+                )));
+            }
+            let parts = || mount.path.split('/').chain(mount.sub_path.split('/'));
+            if !mount.path.starts_with('/') || mount.path == "/" || parts().any(|part| part == "..") {
+                return Err(problem(format!(
+                    "{:?} cannot mount a volume at {:?}",
+                    container.name, mount.path
+                )));
+            }
         }
     }
     Ok(())

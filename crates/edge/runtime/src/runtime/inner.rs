@@ -36,6 +36,11 @@ impl Inner {
         self.config.state_dir.join(uid)
     }
 
+    /// Where a Pod's volumes on disk are.
+    pub(super) fn volume_dir(&self, uid: &str) -> PathBuf {
+        self.config.volume_dir.join(uid)
+    }
+
     pub(super) fn log_dir(&self, bundle: &PodBundle) -> PathBuf {
         self.config.log_dir.join(format!("{}_{}_{}", bundle.namespace, bundle.name, bundle.uid))
     }

@@ -6,9 +6,10 @@ use crate::{
     exec::Settings,
     files, hidden, last_words,
     record::ContainerState,
-    shim::{self, ShimBundle, ShimState},
+    shim::{self, ShimBundle, ShimMount, ShimState},
     spec::{ContainerSpec, PodBundle},
     terminal,
+    volumes::Places,
 };
 use std::{
     fs, io,
@@ -146,7 +147,12 @@ fn prepare(
     let state = state_path(&dir);
     shim::forget_state(&state).map_err(|source| Error::Remove { path: state.clone(), source })?;
     let config = &inner.config;
-    let masked = config.masked.iter().chain([&config.state_dir, &config.log_dir]).cloned().collect();
+    let masked = config
+        .masked
+        .iter()
+        .chain([&config.state_dir, &config.volume_dir, &config.log_dir])
+        .cloned()
+        .collect();
     let generated = ["resolv.conf", "hosts", "hostname"]
         .map(|name| (pod_dir.join(GENERATED_DIR).join(name), format!("/etc/{name}")));
     let message = last_words::file_of(&log);
@@ -165,6 +171,7 @@ fn prepare(
             hostname: bundle.hostname.clone(),
             root: image.root,
             generated: generated.into(),
+            mounts: mounts(inner, bundle, spec),
             message,
             message_target: spec.life.last_words.path.clone(),
             masked,
@@ -176,6 +183,15 @@ fn prepare(
         },
     )?;
     Ok(path)
+}
+
+/// The volumes that a container sees, and where they are here.
+fn mounts(inner: &Inner, bundle: &PodBundle, spec: &ContainerSpec) -> Vec<ShimMount> {
+    let (pod_dir, disk_dir) = (inner.pod_dir(&bundle.uid), inner.volume_dir(&bundle.uid));
+    let places = Places { pod_dir: &pod_dir, disk_dir: &disk_dir };
+    let source = |name: &str| bundle.volumes.iter().find(|v| v.name == name).map(|v| places.of(v));
+    let found = spec.mounts.iter().filter_map(|mount| Some((source(&mount.volume)?, mount.clone())));
+    found.map(|(source, mount)| ShimMount { source, mount }).collect()
 }
 
 /// The file a shim keeps locked.

@@ -4,7 +4,7 @@
 //! `/tmp`, `/run`, generated files in `/etc`, and the node's secrets covered. Invariant: what a container must
 //! not see or write is an error if it cannot be arranged; comfort that cannot be arranged is a note.
 
-use super::{ShimBundle, init::Report};
+use super::{ShimBundle, init::Report, volumes};
 use crate::sys;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -62,9 +62,11 @@ pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), Str
         generated.push((target, tree));
     }
     let message = if bundle.message_target.is_empty() { None } else { Some(message_file(&bundle.message)?) };
+    let volumes = volumes::open(&bundle.mounts)?;
     if let Some(root) = &bundle.root {
         enter_root(root)?;
     }
+    volumes::make_root(&volumes)?;
     sys::mount_setattr(None, "/", true, sys::RDONLY | sys::NOSUID | sys::NODEV)
         .map_err(|error| format!("make the image read-only: {error}"))?;
     dev(&devices, report)?;
@@ -92,7 +94,7 @@ pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), Str
         Some(Err(error)) => return Err(format!("mount terminationMessagePath {target}: {error}")),
         Some(Ok(())) | None => {}
     }
-    Ok(())
+    volumes::attach(volumes)
 }
 
 /// A mount of the file for last words.

@@ -24,6 +24,7 @@ pub fn runtime() -> Runtime {
     let mut config = RuntimeConfig::new("node1", Executable::current().unwrap());
     config.state_dir = "/run/minisvc/pods".into();
     config.log_dir = "/run/minisvc/logs".into();
+    config.volume_dir = "/run/minisvc/volumes".into();
     config.masked = vec!["/var/lib".into(), "/etc/security".into(), "/no/such/directory".into()];
     config.restart_delays = RestartDelays { first: Duration::from_millis(50), ..RestartDelays::default() };
     let image = minisvc_runtime::MappedImage::parse("small=/run/image:/bin/sh -c").unwrap();
