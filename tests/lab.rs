@@ -244,8 +244,8 @@ fn bad_manifests_are_refused(lab: &Lab) {
         ),
         (
             echo("bad", "node1")
-                .replace("image: echo", "image: echo, volumeMounts: [{name: v, mountPath: /v}]"),
-            "Pod \"bad\": spec.containers[0].volumeMounts",
+                .replace("image: echo", "image: echo, volumeDevices: [{name: v, devicePath: /dev/v}]"),
+            "Pod \"bad\": spec.containers[0].volumeDevices",
         ),
     ] {
         let said = lab.minisvc_of(&["apply", "-f", "-"], &text).refused();

@@ -26,6 +26,8 @@ fn containers_live_as_kubernetes_do() {
     a_pods_time_is_over(&kubectl);
     gates_are_opened_by_others(&kubectl);
     programs_run_as_whom_they_must(&kubectl);
+    volumes_are_filled_and_follow(&kubectl);
+    what_a_pod_lacks_is_waited_for(&kubectl);
     last_words_are_shown(&kubectl);
     a_hurry_cuts_the_grace_short(&kubectl);
     the_next_server_goes_on_asking(&lab, &kubectl);
@@ -394,4 +396,58 @@ fn the_next_server_goes_on_asking(lab: &Lab, kubectl: &Kubectl<'_>) {
     kubectl.ok("exec stays -- touch /tmp/down");
     shows(kubectl, "stays", &["0/1", "Running", "0"]);
     kubectl.ok("delete pod stays --grace-period=1");
+}
+
+/// The example: files, environment, a shared directory; and news of a ConfigMap.
+fn volumes_are_filled_and_follow(kubectl: &Kubectl<'_>) {
+    kubectl.ok("apply -f examples/volumes.yaml");
+    shows(kubectl, "motto", &["2/2", "Running"]);
+    let inside = |container: &str, script: &str| {
+        kubectl.of(&["exec", "motto", "-c", container, "--", "sh", "-c", script], "")
+    };
+    let is = |script: &str, text: &str| {
+        eventually(script, LONG, || match inside("reader", script) {
+            said if said.out == text => Ok(()),
+            said => Err(format!("{said:?}")),
+        });
+    };
+    is("cat /var/motto/text", "everything flows");
+    is("echo $MOTTO_text; cat /about/labels", "everything flows\napp=\"motto\"");
+    assert_eq!(inside("writer", "cat /secrets/key; echo $KEY").ok(), "very secretvery secret\n");
+    assert!(inside("reader", "echo x > /var/motto/text").err.contains("Read-only file system"));
+    assert!(inside("writer", "echo x > /settings/text").err.contains("Read-only file system"));
+    kubectl.ok("label pod motto more=yes");
+    kubectl.of(&["patch", "configmap", "motto", "-p", r#"{"data": {"text": "and nothing stays"}}"#], "").ok();
+    is("cat /var/motto/text", "and nothing stays");
+    is("cat /about/labels", "app=\"motto\"\nmore=\"yes\"");
+    kubectl.ok("delete -f examples/volumes.yaml --wait");
+}
+
+/// A ConfigMap that comes later: the Pod waits, says for what, and starts.
+fn what_a_pod_lacks_is_waited_for(kubectl: &Kubectl<'_>) {
+    let volume = "  volumes: [{name: v, configMap: {name: later}}]
+  containers:
+  - {name: c, image: host, command: [sh, -c, \"SERVE\"], volumeMounts: [{name: v, mountPath: /v}]}
+";
+    apply(kubectl, "mounts", volume);
+    let variable = "  containers:
+  - name: c
+    image: host
+    command: [sh, -c, \"SERVE\"]
+    env: [{name: A, valueFrom: {configMapKeyRef: {name: later, key: a}}}]
+";
+    apply(kubectl, "reads", variable);
+    shows(kubectl, "mounts", &["0/1", "ContainerCreating"]);
+    events(
+        kubectl,
+        "mounts",
+        &["FailedMount", "MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found"],
+    );
+    shows(kubectl, "reads", &["0/1", "CreateContainerConfigError"]);
+    events(kubectl, "reads", &["Error: configmap \"later\" not found"]);
+    kubectl.ok("create configmap later --from-literal=a=b");
+    shows(kubectl, "mounts", &["1/1", "Running"]);
+    shows(kubectl, "reads", &["1/1", "Running"]);
+    assert_eq!(kubectl.of(&["exec", "reads", "--", "sh", "-c", "echo $A"], "").ok(), "b\n");
+    kubectl.ok("delete pod mounts reads --now");
 }

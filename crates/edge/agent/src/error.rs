@@ -33,6 +33,12 @@ pub enum AgentError {
         /// Why not.
         source: minisvc_runtime::Error,
     },
+    /// A Pod needs what there is not.
+    #[error("{source}")]
+    Missing {
+        /// What.
+        source: crate::bundle::Missing,
+    },
     /// A Pod's status cannot be written as JSON.
     #[error("write status of pod: {source}")]
     Status {

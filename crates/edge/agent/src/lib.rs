@@ -23,6 +23,7 @@ mod node_ports;
 mod pod_dns;
 mod pods;
 mod services;
+mod sources;
 mod status;
 mod told;
 mod tunnel;

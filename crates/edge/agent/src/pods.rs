@@ -12,12 +12,14 @@ mod end;
 
 use crate::{
     AgentError, NodeIdentity, Snapshots,
-    bundle::{NodeFacts, bundle},
+    bundle::{Given, Missing, NodeFacts, bundle},
     network::{LocalPods, Wired},
-    pod_dns, status,
+    pod_dns,
+    sources::{self, Sources},
+    status,
 };
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use minisvc_apimachinery::{ObjectKey, resource::PODS};
 use minisvc_client::{
     ApiClient, PatchKind,
@@ -26,10 +28,11 @@ use minisvc_client::{
 use minisvc_datapath::netns::NetnsDir;
 use minisvc_podnet::{LocalPod, allocate, pod_cidrs};
 use minisvc_reconcile::Backoff;
-use minisvc_runtime::{PodRecord, PodTable, Runtime};
+use minisvc_runtime::{PodBundle, PodDns, PodRecord, PodTable, Runtime, volumes::Contents};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -153,11 +156,12 @@ impl Pods {
                 Err(error) => {
                     tracing::warn!(%uid, %error, "pod");
                     if let Some(object) = &wanted {
-                        self.say(object, "FailedSync", &error.to_string()).await;
+                        self.explain(&uid, object, &error).await;
                     }
                     Some(backoff.failed())
                 }
             };
+            let refreshed = wanted.as_deref().is_some_and(sources::may_change);
             let again = async {
                 match retry {
                     Some(wait) => tokio::time::sleep(wait).await,
@@ -168,6 +172,13 @@ impl Pods {
                 changed = pod.changed() => if changed.is_err() { return },
                 () = changed_record(&mut table, &uid, before.as_ref()) => {}
                 () = deadline::reached(wanted.as_deref()) => {}
+                () = tokio::time::sleep(sources::AGAIN), if refreshed => {
+                    if let Some(object) = &wanted
+                        && let Err(error) = self.refresh(&uid, object).await
+                    {
+                        self.explain(&uid, object, &error).await;
+                    }
+                }
                 () = again => {}
             }
         }
@@ -193,24 +204,78 @@ impl Pods {
         if !tokio::time::timeout(WIRE_WAIT, made).await.unwrap_or(false) {
             return Err(AgentError::NotWired { pod: name, seconds: WIRE_WAIT.as_secs() });
         }
+        let node = pod_dns::node_resolution();
+        let (dns, left_out) = pod_dns::form(pod, &local.namespace, &self.identity.cluster, &node);
+        for words in left_out {
+            self.say(pod, "DNSConfigForming", &words).await;
+        }
+        let netns = NetnsDir::default().path(&local.netns);
+        let (bundle, contents) = self.bundle(pod, uid, &local, netns, dns).await?;
+        let failed = |source| AgentError::Runtime { operation: "start", pod: name, source };
+        self.runtime.start_pod_with(bundle, &contents).await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// What a Pod is to be run from, by what the objects it names hold now.
+    async fn bundle(
+        &self,
+        pod: &Pod,
+        uid: &str,
+        local: &LocalPod,
+        netns: PathBuf,
+        dns: PodDns,
+    ) -> Result<(PodBundle, Contents), AgentError> {
+        let sources = Sources::read(&self.client, pod).await?;
+        let services =
+            self.snapshots.borrow().as_ref().map(|snapshot| snapshot.services.clone()).unwrap_or_default();
         let facts = NodeFacts {
             node_name: &self.identity.name,
             node_addresses: &self.identity.underlay.addresses(),
             cluster: &self.identity.cluster,
         };
-        let node = pod_dns::node_resolution();
-        let (dns, left_out) = pod_dns::form(pod, &local.namespace, facts.cluster, &node);
-        for words in left_out {
-            self.say(pod, "DNSConfigForming", &words).await;
+        let given = Given { pod, local, facts: &facts, sources: &sources, services: &services };
+        bundle(&given, uid, netns, dns).map_err(|source| AgentError::Missing { source })
+    }
+
+    /// Gives a running Pod the files and the environment that it would have if it were started now. What it lacks now
+    /// and had before, it keeps.
+    async fn refresh(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
+        let Some(record) = self.runtime.pod(uid).filter(|record| !record.is_finished()) else {
+            return Ok(());
+        };
+        let name = key(pod).to_string();
+        let (netns, dns) = (record.bundle.netns.clone(), record.bundle.dns.clone());
+        let local = LocalPod::new(
+            uid,
+            &record.bundle.namespace,
+            &record.bundle.name,
+            record.bundle.addresses.clone(),
+        );
+        let (bundle, contents) = self.bundle(pod, uid, &local, netns, dns).await?;
+        let failed = |source| AgentError::Runtime { operation: "refresh", pod: name, source };
+        self.runtime.refresh(&bundle, &contents).map_err(failed)
+    }
+
+    /// Says why a Pod is not started or not kept, as an Event and in its status.
+    async fn explain(&self, uid: &str, pod: &Pod, error: &AgentError) {
+        let AgentError::Missing { source } = error else {
+            return self.say(pod, "FailedSync", &error.to_string()).await;
+        };
+        let (reason, blocked) = match source {
+            Missing::Volume { .. } => ("FailedMount", None),
+            Missing::Environment { container, message } => ("Failed", Some((container, message))),
+        };
+        self.say(pod, reason, &source.to_string()).await;
+        if self.runtime.pod(uid).is_none() {
+            let block = |status: &mut PodStatus| {
+                if let Some((container, message)) = blocked {
+                    status::block(status, container, "CreateContainerConfigError", message);
+                }
+            };
+            if let Err(error) = self.write_status_with(uid, pod, block).await {
+                tracing::debug!(%uid, %error, "pod");
+            }
         }
-        let netns = NetnsDir::default().path(&local.netns);
-        let bundle = bundle(pod, uid, &local, netns, dns, &facts);
-        self.runtime.start_pod(bundle).await.map_err(|source| AgentError::Runtime {
-            operation: "start",
-            pod: name,
-            source,
-        })?;
-        Ok(())
     }
 
     /// This node's podCIDRs, one of each family; a node that has just been registered gets them soon.
@@ -249,6 +314,15 @@ impl Pods {
     }
 
     async fn write_status(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
+        self.write_status_with(uid, pod, |_| {}).await
+    }
+
+    async fn write_status_with(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        change: impl FnOnce(&mut PodStatus),
+    ) -> Result<(), AgentError> {
         let record = self.runtime.pod(uid);
         let now = jiff::Timestamp::now();
         let mut wanted = status::desired(pod, record.as_deref(), &self.identity.underlay.addresses(), now);
@@ -258,6 +332,7 @@ impl Pods {
         {
             status::fail(&mut wanted, reason, message);
         }
+        change(&mut wanted);
         if pod.status.as_ref() == Some(&wanted) {
             return Ok(());
         }

@@ -85,6 +85,12 @@ impl Cause {
         Self { reason: CauseKind::Forbidden, message: format!("Forbidden: {detail}"), field: field.into() }
     }
 
+    /// `field: Not found: value`.
+    pub fn not_found(field: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        let message = format!("Not found: {}", shown(&value.into()));
+        Self { reason: CauseKind::NotFound, message, field: field.into() }
+    }
+
     /// `field: Duplicate value: value`.
     pub fn duplicate(field: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         let message = format!("Duplicate value: {}", shown(&value.into()));

@@ -95,7 +95,7 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn waiting(reason: &str, message: &str) -> ContainerState {
+pub(super) fn waiting(reason: &str, message: &str) -> ContainerState {
     ContainerState {
         waiting: Some(ContainerStateWaiting { reason: some(reason), message: some(message) }),
         ..ContainerState::default()

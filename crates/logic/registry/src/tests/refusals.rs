@@ -32,6 +32,7 @@ fn lives_of_pods() {
     base["spec"]["containers"] = json!([{"name": "c", "image": "echo"}]);
     all_are_refused(include_str!("refusals/pods_life.txt"), &base, "/spec");
     all_are_refused(include_str!("refusals/pods_security.txt"), &base, "/spec");
+    all_are_refused(include_str!("refusals/pods_volumes.txt"), &base, "/spec");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 mod addresses;
 mod columns;
+mod env;
 mod evict;
 mod init;
 mod lifecycle;
@@ -28,6 +29,7 @@ mod names;
 mod probes;
 mod security;
 pub(super) mod validate;
+mod volumes;
 
 pub use evict::evict;
 
@@ -170,6 +172,7 @@ pub(super) fn default_spec(spec: &mut Value) {
     fill(spec, "schedulerName", "default-scheduler");
     fill(spec, "terminationGracePeriodSeconds", GRACE_SECONDS_DEFAULT);
     fill(spec, "securityContext", json!({}));
+    volumes::default(spec);
     for list in ["/containers", "/initContainers"] {
         items_mut(spec, list).for_each(default_container);
     }

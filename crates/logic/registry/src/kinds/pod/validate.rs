@@ -3,7 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
 
-use super::{init, lifecycle, names, probes, security};
+use super::{env, init, lifecycle, names, probes, security, volumes};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -39,6 +39,7 @@ const SPEC: &[&str] = &[
     "subdomain",
     "terminationGracePeriodSeconds",
     "tolerations",
+    "volumes",
 ];
 
 /// The same of a container.
@@ -46,6 +47,7 @@ const CONTAINER: &[&str] = &[
     "args",
     "command",
     "env",
+    "envFrom",
     "image",
     "imagePullPolicy",
     "lifecycle",
@@ -61,12 +63,9 @@ const CONTAINER: &[&str] = &[
     "terminationMessagePath",
     "terminationMessagePolicy",
     "tty",
+    "volumeMounts",
     "workingDir",
 ];
-
-/// What `valueFrom.fieldRef` can name.
-const FIELD_REFS: [&str; 5] =
-    ["metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", "status.podIP"];
 
 /// Faults of a Pod's spec, which stands at `path` of its object.
 pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
@@ -96,6 +95,12 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
         }
     }
     meta::labels(spec, "/nodeSelector", &field("nodeSelector"), &mut causes);
+    let volumes = volumes::check(spec, path, &mut causes);
+    for list in ["containers", "initContainers"] {
+        for (i, container) in items(spec, &format!("/{list}")).iter().enumerate() {
+            volumes::mounts(container, &format!("{path}.{list}[{i}]"), &volumes, &mut causes);
+        }
+    }
     security::of_pod(spec, path, &mut causes);
     security::of_shared_network(spec, path, &mut causes);
     containers(spec, path, &mut causes);
@@ -190,7 +195,7 @@ pub(super) fn container<'s>(
         choice(container, &format!("/{field}"), &format!("{path}.{field}"), supported, causes);
     }
     container_ports(container, path, causes);
-    environment(container, path, causes);
+    env::check(container, path, causes);
 }
 
 fn container_ports(container: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -220,40 +225,6 @@ fn container_ports(container: &Value, path: &str, causes: &mut Vec<Cause>) {
             }
         }
         choice(port, "/protocol", &format!("{path}.protocol"), &PROTOCOLS, causes);
-    }
-}
-
-fn environment(container: &Value, path: &str, causes: &mut Vec<Cause>) {
-    for (i, variable) in items(container, "/env").iter().enumerate() {
-        let path = format!("{path}.env[{i}]");
-        let name = text(variable, "/name");
-        if name.is_empty() {
-            causes.push(Cause::required(format!("{path}.name"), ""));
-        } else {
-            for fault in syntax::env_name(name) {
-                causes.push(Cause::invalid(format!("{path}.name"), name, &fault));
-            }
-        }
-        let Some(from) = at(variable, "/valueFrom").and_then(Value::as_object) else { continue };
-        if !text(variable, "/value").is_empty() {
-            let words = "may not be specified when `value` is not empty";
-            causes.push(Cause::invalid(format!("{path}.valueFrom"), "", words));
-        }
-        refuse_unsupported(from, &format!("{path}.valueFrom"), &["fieldRef"], causes);
-        match from.get("fieldRef") {
-            Some(field) => {
-                let field = text(field, "/fieldPath");
-                if !FIELD_REFS.contains(&field) {
-                    let path = format!("{path}.valueFrom.fieldRef.fieldPath");
-                    causes.push(Cause::not_supported(path, field, &FIELD_REFS));
-                }
-            }
-            None if from.is_empty() => {
-                let words = "must specify one of: `fieldRef`";
-                causes.push(Cause::invalid(format!("{path}.valueFrom"), "", words));
-            }
-            None => {}
-        }
     }
 }
 
