@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod common;
+#[path = "pod_life/given.rs"]
+mod given;
 
 use common::{Kubectl, LONG, Lab, eventually, is_there};
 
@@ -25,9 +27,9 @@ fn containers_live_as_kubernetes_do() {
     hooks_come_before_signals(&kubectl);
     a_pods_time_is_over(&kubectl);
     gates_are_opened_by_others(&kubectl);
-    programs_run_as_whom_they_must(&kubectl);
-    volumes_are_filled_and_follow(&kubectl);
-    what_a_pod_lacks_is_waited_for(&kubectl);
+    given::programs_run_as_whom_they_must(&kubectl);
+    given::volumes_are_filled_and_follow(&kubectl);
+    given::what_a_pod_lacks_is_waited_for(&kubectl);
     last_words_are_shown(&kubectl);
     a_hurry_cuts_the_grace_short(&kubectl);
     the_next_server_goes_on_asking(&lab, &kubectl);
@@ -312,35 +314,6 @@ fn gates_are_opened_by_others(kubectl: &Kubectl<'_>) {
     kubectl.ok("delete pod gated --grace-period=1");
 }
 
-/// `securityContext`, for the container itself and for what `kubectl exec` runs in it.
-fn programs_run_as_whom_they_must(kubectl: &Kubectl<'_>) {
-    apply(
-        kubectl,
-        "nobody",
-        "  securityContext: {runAsUser: 65534, runAsNonRoot: true, fsGroup: 7, seccompProfile: {type: RuntimeDefault}}
-  containers:
-  - name: c
-    image: host
-    command: [sh, -c, \"id -u; SERVE\"]
-    securityContext: {runAsGroup: 1234, capabilities: {drop: [ALL]}, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true}
-",
-    );
-    shows(kubectl, "nobody", &["1/1", "Running"]);
-    assert_eq!(kubectl.ok("logs nobody"), "65534\n");
-    let script = "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status; unshare -U true || echo no";
-    let ids = kubectl.of(&["exec", "nobody", "--", "sh", "-c", script], "").ok();
-    assert!(ids.starts_with("65534\n1234\n1234 7\nNoNewPrivs:\t1\n") && ids.ends_with("no\n"), "{ids}");
-    kubectl.ok("delete pod nobody --now");
-    apply(
-        kubectl,
-        "root",
-        "  securityContext: {runAsNonRoot: true}\n  containers: [{name: c, image: host, command: [sleep, '9']}]\n",
-    );
-    shows(kubectl, "root", &["0/1", "CreateContainerConfigError"]);
-    events(kubectl, "root", &["container has runAsNonRoot and image will run as root"]);
-    kubectl.ok("delete pod root --now");
-}
-
 fn last_words_are_shown(kubectl: &Kubectl<'_>) {
     apply(
         kubectl,
@@ -396,58 +369,4 @@ fn the_next_server_goes_on_asking(lab: &Lab, kubectl: &Kubectl<'_>) {
     kubectl.ok("exec stays -- touch /tmp/down");
     shows(kubectl, "stays", &["0/1", "Running", "0"]);
     kubectl.ok("delete pod stays --grace-period=1");
-}
-
-/// The example: files, environment, a shared directory; and news of a ConfigMap.
-fn volumes_are_filled_and_follow(kubectl: &Kubectl<'_>) {
-    kubectl.ok("apply -f examples/volumes.yaml");
-    shows(kubectl, "motto", &["2/2", "Running"]);
-    let inside = |container: &str, script: &str| {
-        kubectl.of(&["exec", "motto", "-c", container, "--", "sh", "-c", script], "")
-    };
-    let is = |script: &str, text: &str| {
-        eventually(script, LONG, || match inside("reader", script) {
-            said if said.out == text => Ok(()),
-            said => Err(format!("{said:?}")),
-        });
-    };
-    is("cat /var/motto/text", "everything flows");
-    is("echo $MOTTO_text; cat /about/labels", "everything flows\napp=\"motto\"");
-    assert_eq!(inside("writer", "cat /secrets/key; echo $KEY").ok(), "very secretvery secret\n");
-    assert!(inside("reader", "echo x > /var/motto/text").err.contains("Read-only file system"));
-    assert!(inside("writer", "echo x > /settings/text").err.contains("Read-only file system"));
-    kubectl.ok("label pod motto more=yes");
-    kubectl.of(&["patch", "configmap", "motto", "-p", r#"{"data": {"text": "and nothing stays"}}"#], "").ok();
-    is("cat /var/motto/text", "and nothing stays");
-    is("cat /about/labels", "app=\"motto\"\nmore=\"yes\"");
-    kubectl.ok("delete -f examples/volumes.yaml --wait");
-}
-
-/// A ConfigMap that comes later: the Pod waits, says for what, and starts.
-fn what_a_pod_lacks_is_waited_for(kubectl: &Kubectl<'_>) {
-    let volume = "  volumes: [{name: v, configMap: {name: later}}]
-  containers:
-  - {name: c, image: host, command: [sh, -c, \"SERVE\"], volumeMounts: [{name: v, mountPath: /v}]}
-";
-    apply(kubectl, "mounts", volume);
-    let variable = "  containers:
-  - name: c
-    image: host
-    command: [sh, -c, \"SERVE\"]
-    env: [{name: A, valueFrom: {configMapKeyRef: {name: later, key: a}}}]
-";
-    apply(kubectl, "reads", variable);
-    shows(kubectl, "mounts", &["0/1", "ContainerCreating"]);
-    events(
-        kubectl,
-        "mounts",
-        &["FailedMount", "MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found"],
-    );
-    shows(kubectl, "reads", &["0/1", "CreateContainerConfigError"]);
-    events(kubectl, "reads", &["Error: configmap \"later\" not found"]);
-    kubectl.ok("create configmap later --from-literal=a=b");
-    shows(kubectl, "mounts", &["1/1", "Running"]);
-    shows(kubectl, "reads", &["1/1", "Running"]);
-    assert_eq!(kubectl.of(&["exec", "reads", "--", "sh", "-c", "echo $A"], "").ok(), "b\n");
-    kubectl.ok("delete pod mounts reads --now");
 }

@@ -70,8 +70,8 @@ fn named(name: &str, path: &str, causes: &mut Vec<Cause>) {
 /// Which of these an object has.
 fn one_of<'n>(object: &Value, names: &'n [&'n str]) -> &'n [&'n str] {
     let has = |name: &&str| object.get(*name).is_some_and(|value| !value.is_null());
-    let first = names.iter().position(|name| has(&name));
-    let last = names.iter().rposition(|name| has(&name));
+    let first = names.iter().position(has);
+    let last = names.iter().rposition(has);
     match (first, last) {
         (Some(first), Some(last)) => &names[first..=last],
         _ => &[],
