@@ -97,9 +97,18 @@ impl ClusterConfig {
         nth(self.service_cidrs.first()?, 10)
     }
 
-    /// The addresses of cluster DNS: the tenth of each service network.
+    /// The addresses of cluster DNS: the tenth of the first service network of each family.
     pub fn dns_addresses(&self) -> Vec<IpAddr> {
-        self.service_cidrs.iter().filter_map(|net| nth(net, 10)).collect()
+        self.of_each_family(10)
+    }
+
+    /// One address of the first service network of each family: networks that were added later have none of their own.
+    fn of_each_family(&self, number: u32) -> Vec<IpAddr> {
+        let first = |net: &&IpNet| {
+            let same = |other: &&IpNet| other.addr().is_ipv4() == net.addr().is_ipv4();
+            self.service_cidrs.iter().find(same) == Some(*net)
+        };
+        self.service_cidrs.iter().filter(first).filter_map(|net| nth(net, number)).collect()
     }
 
     /// Whether a Service may have an address as one of its `spec.externalIPs`.
@@ -112,9 +121,9 @@ impl ClusterConfig {
         nth(self.service_cidrs.first()?, 1)
     }
 
-    /// The first address of each service network.
+    /// The first address of the first service network of each family.
     pub fn api_addresses(&self) -> Vec<IpAddr> {
-        self.service_cidrs.iter().filter_map(|net| nth(net, 1)).collect()
+        self.of_each_family(1)
     }
 }
 
@@ -182,6 +191,11 @@ mod tests {
         assert_eq!(config.primary_family(), Family::Ipv6);
         assert_eq!(config.dns_addresses(), addresses(["fd43::a", "10.43.0.10"]));
         assert_eq!(config.api_addresses(), addresses(["fd43::1", "10.43.0.1"]));
+        // A network that was added later is for Services alone.
+        let mut more = config.clone();
+        more.service_cidrs.push("10.77.0.0/24".parse().unwrap());
+        assert_eq!(more.dns_addresses(), config.dns_addresses());
+        assert_eq!(more.api_addresses(), config.api_addresses());
     }
 
     #[test]
