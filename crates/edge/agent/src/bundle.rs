@@ -22,6 +22,8 @@ const GRACE_S: u64 = 30;
 pub struct NodeFacts<'a> {
     /// Name of the node.
     pub node_name: &'a str,
+    /// Host name of the machine, which Pods in its network have too.
+    pub hostname: &'a str,
     /// Addresses of the node, the primary one first.
     pub node_addresses: &'a [IpAddr],
     /// The facts all nodes share.
@@ -64,21 +66,24 @@ pub enum Missing {
     },
 }
 
-/// The bundle of a Pod whose network namespace is at `netns`, and the files of its volumes.
+/// The bundle of a Pod whose network namespace is at `netns` (none: it is in the node's), and the files of its volumes.
 ///
 /// # Errors
 /// What the Pod needs and there is not.
 pub fn bundle(
     given: &Given<'_>,
     uid: &str,
-    netns: PathBuf,
+    netns: Option<PathBuf>,
     dns: PodDns,
 ) -> Result<(PodBundle, Contents), Missing> {
     let Given { pod, local, facts, .. } = *given;
     let contents = volumes::contents(given)?;
     let spec = pod.spec.as_ref();
     let zone = &facts.cluster.cluster_domain;
-    let (hostname, domain) = pod_dns::own_name(spec, &local.name, &local.namespace, zone);
+    let (hostname, domain) = match netns {
+        Some(_) => pod_dns::own_name(spec, &local.name, &local.namespace, zone),
+        None => (facts.hostname.to_owned(), None),
+    };
     let aliases = spec.and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
     let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
     let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();

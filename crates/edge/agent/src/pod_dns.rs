@@ -1,6 +1,6 @@
 //! The names a Pod sees: its `/etc/resolv.conf` and its own name, as the kubelet forms them.
 //!
-//! Pure but for [`node_resolution`]. Invariant: what is formed is within what resolvers read (glibc's limits); what
+//! Pure but for [`node_resolution`] and [`node_hostname`]. Invariant: what is formed is within what resolvers read (glibc's limits); what
 //! had to be left out is said.
 //!
 //! Source: kubernetes `pkg/kubelet/network/dns`, `pkg/kubelet/kubelet_pods.go`.
@@ -31,6 +31,8 @@ pub(crate) fn form(
     let mut dns = match spec.and_then(|spec| spec.dns_policy.as_deref()) {
         Some("None") => PodDns::default(),
         Some("Default") => node.clone(),
+        // The kubelet's word: who is in the node's network sees its names, unless asked otherwise.
+        Some("ClusterFirst") | None if is_in_node_network(spec) => node.clone(),
         // As the kubelet does where a cluster has no DNS.
         _ if cluster.dns_address().is_none() => node.clone(),
         _ => {
@@ -49,6 +51,11 @@ pub(crate) fn form(
     }
     let left_out = fit(&mut dns);
     (dns, left_out)
+}
+
+/// Whether a Pod is in its node's own network.
+pub(crate) fn is_in_node_network(spec: Option<&PodSpec>) -> bool {
+    spec.and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
 /// Adds what the Pod says itself; an option of the same name replaces the one there is.
@@ -117,6 +124,16 @@ pub(crate) fn own_name(
     (hostname, subdomain.map(|subdomain| format!("{subdomain}.{namespace}.svc.{zone}")))
 }
 
+/// The machine's host name; the node's name, if that is none a Pod can have.
+pub(crate) fn node_hostname(node_name: &str) -> String {
+    let plain = |name: &String| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+        !name.is_empty() && !name.starts_with('.') && name.bytes().all(known)
+    };
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
+    name.ok().filter(plain).unwrap_or_else(|| node_name.to_owned())
+}
+
 /// The node's own name resolution.
 ///
 /// Where systemd-resolved answers on the node's loopback only, it is what that asks: a Pod cannot reach the loopback.
@@ -175,6 +192,14 @@ mod tests {
             (
                 json!({ "containers": [], "dnsPolicy": "Default" }),
                 "search example.org cluster.local\nnameserver 9.9.9.9\noptions rotate\n",
+            ),
+            (
+                json!({ "containers": [], "hostNetwork": true }),
+                "search example.org cluster.local\nnameserver 9.9.9.9\noptions rotate\n",
+            ),
+            (
+                json!({ "containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet" }),
+                "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.43.0.10\noptions ndots:5\n",
             ),
             (
                 json!({ "containers": [], "dnsPolicy": "None", "dnsConfig": { "nameservers": ["192.0.2.1", "2001:db8::1"],

@@ -5,8 +5,10 @@
 //! that was given but whose Pod was not started yet is simply given again.
 //!
 //! Invariant: a Pod's processes start only after its network was made, and its network is taken away only after
-//! its processes have ended and no EndpointSlice names it: whoever is still sent there is refused at once.
+//! its processes have ended and no EndpointSlice names it: whoever is still sent there is refused at once. A Pod in the
+//! node's own network waits for none, and has the node's addresses.
 
+mod addresses;
 mod deadline;
 mod end;
 
@@ -18,7 +20,7 @@ use crate::{
     sources::{self, Sources},
     status,
 };
-use ipnet::IpNet;
+pub use addresses::follow_pod_cidrs;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use minisvc_apimachinery::{ObjectKey, resource::PODS};
 use minisvc_client::{
@@ -26,14 +28,14 @@ use minisvc_client::{
     events::{Occurrence, Recorder},
 };
 use minisvc_datapath::netns::NetnsDir;
-use minisvc_podnet::{LocalPod, allocate, pod_cidrs};
+use minisvc_podnet::LocalPod;
 use minisvc_reconcile::Backoff;
 use minisvc_runtime::{PodBundle, PodDns, PodRecord, PodTable, Runtime, volumes::Contents};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -77,7 +79,7 @@ impl Pods {
         self.local.send_modify(|local| {
             for record in &adopted {
                 let PodRecord { bundle, .. } = record.as_ref();
-                if !bundle.addresses.is_empty() {
+                if !bundle.addresses.is_empty() && bundle.netns.is_some() {
                     let addresses = bundle.addresses.clone();
                     let pod = LocalPod::new(&bundle.uid, &bundle.namespace, &bundle.name, addresses);
                     local.insert(bundle.uid.clone(), pod);
@@ -100,8 +102,8 @@ impl Pods {
                     .values()
                     .filter_map(|pod| Some((pod.metadata.uid.as_deref()?, pod)))
                     .collect();
-                let left: Vec<String> = self.local.borrow().keys().cloned().collect();
                 workers.retain(|_, worker| !worker.is_closed());
+                let left = self.left();
                 for uid in bound.keys().copied().chain(left.iter().map(String::as_str)) {
                     let pod = bound.get(uid).map(|pod| Arc::clone(pod));
                     if let Some(worker) = workers.get(uid) {
@@ -130,6 +132,13 @@ impl Pods {
                 return;
             }
         }
+    }
+
+    /// The Pods that have something here, whether they are bound to this node or not any more.
+    fn left(&self) -> BTreeSet<String> {
+        let running = self.runtime.subscribe();
+        let running = running.borrow();
+        self.local.borrow().keys().chain(running.keys()).cloned().collect()
     }
 
     async fn worker(self: Arc<Self>, uid: String, mut pod: watch::Receiver<Option<Arc<Pod>>>) {
@@ -197,19 +206,19 @@ impl Pods {
 
     async fn start(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
         let name = key(pod).to_string();
-        let cidrs = self.pod_cidrs(&name).await?;
-        let local = self.give_addresses(uid, pod, &cidrs)?;
-        let mut wired = self.wired.clone();
-        let made = async { wired.wait_for(|wired| wired.contains(uid)).await.is_ok() };
-        if !tokio::time::timeout(WIRE_WAIT, made).await.unwrap_or(false) {
-            return Err(AgentError::NotWired { pod: name, seconds: WIRE_WAIT.as_secs() });
-        }
+        let (local, netns) = if pod_dns::is_in_node_network(pod.spec.as_ref()) {
+            let ObjectKey { namespace, name } = key(pod);
+            (LocalPod::new(uid, &namespace, &name, self.identity.underlay.addresses()), None)
+        } else {
+            let local = self.wire(uid, pod, &name).await?;
+            let netns = NetnsDir::default().path(&local.netns);
+            (local, Some(netns))
+        };
         let node = pod_dns::node_resolution();
         let (dns, left_out) = pod_dns::form(pod, &local.namespace, &self.identity.cluster, &node);
         for words in left_out {
             self.say(pod, "DNSConfigForming", &words).await;
         }
-        let netns = NetnsDir::default().path(&local.netns);
         let (bundle, contents) = self.bundle(pod, uid, &local, netns, dns).await?;
         let failed = |source| AgentError::Runtime { operation: "start", pod: name, source };
         self.runtime.start_pod_with(bundle, &contents).await.map_err(failed)?;
@@ -222,7 +231,7 @@ impl Pods {
         pod: &Pod,
         uid: &str,
         local: &LocalPod,
-        netns: PathBuf,
+        netns: Option<PathBuf>,
         dns: PodDns,
     ) -> Result<(PodBundle, Contents), AgentError> {
         let sources = Sources::read(&self.client, pod).await?;
@@ -230,6 +239,7 @@ impl Pods {
             self.snapshots.borrow().as_ref().map(|snapshot| snapshot.services.clone()).unwrap_or_default();
         let facts = NodeFacts {
             node_name: &self.identity.name,
+            hostname: &pod_dns::node_hostname(&self.identity.name),
             node_addresses: &self.identity.underlay.addresses(),
             cluster: &self.identity.cluster,
         };
@@ -276,41 +286,6 @@ impl Pods {
                 tracing::debug!(%uid, %error, "pod");
             }
         }
-    }
-
-    /// This node's podCIDRs, one of each family; a node that has just been registered gets them soon.
-    async fn pod_cidrs(&self, pod: &str) -> Result<Vec<IpNet>, AgentError> {
-        let mut receiver = self.identity.pod_cidrs.clone();
-        let families = self.identity.cluster.families().len();
-        let known = async {
-            receiver.wait_for(|cidrs| cidrs.len() >= families).await.ok().map(|cidrs| cidrs.clone())
-        };
-        let known = tokio::time::timeout(WIRE_WAIT, known).await.ok().flatten();
-        known.ok_or_else(|| AgentError::NoPodCidr { pod: pod.to_owned(), seconds: WIRE_WAIT.as_secs() })
-    }
-
-    fn give_addresses(&self, uid: &str, pod: &Pod, cidrs: &[IpNet]) -> Result<LocalPod, AgentError> {
-        let key = key(pod);
-        if let Some(local) = self.local.borrow().get(uid) {
-            return Ok(local.clone());
-        }
-        let mut last = self.last_addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        // The lock is held until the addresses are taken: two workers never get the same one.
-        let used: BTreeSet<IpAddr> =
-            self.local.borrow().values().flat_map(|local| local.addresses.iter().copied()).collect();
-        let given =
-            |cidr: &IpNet| allocate(cidr, &used, last.iter().copied().find(|last| cidr.contains(last)));
-        let addresses: Vec<IpAddr> = cidrs
-            .iter()
-            .map(given)
-            .collect::<Result<_, _>>()
-            .map_err(|source| AgentError::Address { pod: key.to_string(), source })?;
-        last.clone_from(&addresses);
-        let local = LocalPod::new(uid, &key.namespace, &key.name, addresses);
-        self.local.send_modify(|pods| {
-            pods.insert(uid.to_owned(), local.clone());
-        });
-        Ok(local)
     }
 
     async fn write_status(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
@@ -375,28 +350,4 @@ fn key(pod: &Pod) -> ObjectKey {
         pod.metadata.namespace.clone().unwrap_or_default(),
         pod.metadata.name.clone().unwrap_or_default(),
     )
-}
-
-/// Publishes this node's podCIDRs as soon as its Node has them.
-pub async fn follow_pod_cidrs(
-    identity: Arc<NodeIdentity>,
-    mut snapshots: Snapshots,
-    sender: watch::Sender<Vec<IpNet>>,
-) {
-    loop {
-        let cidrs = snapshots.borrow_and_update().as_ref().and_then(|snapshot| {
-            let node = snapshot.nodes.get(&ObjectKey::cluster(identity.name.as_str()))?;
-            pod_cidrs(node).ok().filter(|cidrs| !cidrs.is_empty())
-        });
-        if let Some(cidrs) = cidrs {
-            sender.send_if_modified(|known| {
-                let changed = *known != cidrs;
-                *known = cidrs;
-                changed
-            });
-        }
-        if snapshots.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -14,6 +14,7 @@ use minisvc_datapath::{
     nft::{NftError, ServiceTableTarget},
 };
 use minisvc_netstate::family::Address;
+use minisvc_podnet::internal_ips;
 use minisvc_proxy::{Held, NodeView, Planner, udp_flow_is_stale};
 use minisvc_reconcile::{Backoff, Rejection, Target};
 use std::{
@@ -185,15 +186,17 @@ impl Tables {
 
 impl<A: Address> Table<A> {
     /// Makes conntrack forget the UDP flows that are stale, if it is time; what fails is tried again with the next pass.
-    fn forget_flows(&mut self) {
+    fn forget_flows(&mut self, snapshot: &Snapshot) {
         let next = match self.flows {
             Flows::Due => Flows::Again(Instant::now() + LOOK),
             Flows::Again(at) if at <= Instant::now() => Flows::Settled,
             Flows::Again(_) | Flows::Settled => return,
         };
+        let nodes = snapshot.nodes.values().filter_map(|node| internal_ips(node).ok()).flatten();
+        let nodes: BTreeSet<A> = nodes.filter_map(A::of).collect();
         let mut all = 0;
         for _ in 0..CALLS_MAX {
-            match conntrack::delete_udp_flows(|flow| udp_flow_is_stale(self.planner.table(), flow)) {
+            match conntrack::delete_udp_flows(|flow| udp_flow_is_stale(self.planner.table(), &nodes, flow)) {
                 Ok(flows) => {
                     all += flows;
                     if flows < conntrack::DELETES_MAX {
@@ -248,7 +251,7 @@ fn pass<A: Address>(
     if delta.udp {
         table.flows = Flows::Due;
     }
-    table.forget_flows();
+    table.forget_flows(snapshot);
     let generation = (before, table.target.generation());
     *known = Some(table);
     Ok(Change { rejected: delta.rejected, generation })

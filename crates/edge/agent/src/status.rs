@@ -5,6 +5,7 @@
 mod conditions;
 mod containers;
 
+use crate::pod_dns;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{HostIP, Pod, PodIP, PodStatus},
@@ -41,7 +42,11 @@ pub fn desired(
     let of_node = texts(node_addresses);
     status.host_ip = of_node.first().cloned();
     status.host_ips = Some(of_node.into_iter().map(|ip| HostIP { ip }).collect());
-    let own = record.map(|record| texts(&record.bundle.addresses)).unwrap_or_default();
+    let own = match record {
+        _ if pod_dns::is_in_node_network(pod.spec.as_ref()) => texts(node_addresses),
+        Some(record) => texts(&record.bundle.addresses),
+        None => Vec::new(),
+    };
     if let Some(primary) = own.first() {
         status.pod_ip = Some(primary.clone());
         status.pod_ips = Some(own.into_iter().map(|ip| PodIP { ip }).collect());

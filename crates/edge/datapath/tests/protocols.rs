@@ -40,7 +40,7 @@ impl<A: Address> Table<A> {
         self.target.apply(&delta.ops).expect("apply");
         if delta.udp {
             let table = self.planner.table();
-            delete_udp_flows(|flow| udp_flow_is_stale(table, flow)).expect("conntrack");
+            delete_udp_flows(|flow| udp_flow_is_stale(table, &BTreeSet::new(), flow)).expect("conntrack");
         }
     }
 }

@@ -12,6 +12,7 @@ use minisvc_netstate::family::{Address, Family};
 use minisvc_proxy::{Planner, udp_flow_is_stale};
 use minisvc_reconcile::Target;
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, UdpSocket},
     sync::mpsc,
@@ -179,13 +180,15 @@ fn udp<A: Address>(objects: &mut Objects, planner: &mut Planner<A>, target: &mut
     let delta = planner.update(&objects.snapshot());
     assert!(delta.udp);
     target.apply(&delta.ops).expect("apply");
-    let deleted = delete_udp_flows(|flow| udp_flow_is_stale(planner.table(), flow)).expect("conntrack");
+    let deleted = delete_udp_flows(|flow| udp_flow_is_stale(planner.table(), &BTreeSet::new(), flow))
+        .expect("conntrack");
     assert_eq!(deleted, 1);
     let moved = once().expect("an answer");
     assert_ne!(moved, who, "the flow moves on when its endpoint is gone");
     objects.slice("plain", ports, &[]);
     target.apply(&planner.update(&objects.snapshot()).ops).expect("apply");
-    let deleted = delete_udp_flows(|flow| udp_flow_is_stale(planner.table(), flow)).expect("conntrack");
+    let deleted = delete_udp_flows(|flow| udp_flow_is_stale(planner.table(), &BTreeSet::new(), flow))
+        .expect("conntrack");
     assert_eq!(deleted, 1);
     assert_eq!(
         once(),

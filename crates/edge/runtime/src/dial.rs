@@ -1,4 +1,5 @@
-//! Connections to a Pod's own loopback: made in the Pod's network namespace, used from here.
+//! Connections to a Pod's own loopback: made in the Pod's network namespace, used from here. That of a Pod in its node's
+//! network is the node's.
 //!
 //! Invariant: no thread of the runtime ever changes its namespace. A thread of its own enters it, makes the sockets, which
 //! stay in the namespace they were made in, and ends.
@@ -24,11 +25,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// In the words of the container runtimes, with both reasons.
-pub(crate) async fn loopback(netns: &Path, port: u16) -> Result<TcpStream, String> {
-    let wanted = netns.to_owned();
+pub(crate) async fn loopback(netns: Option<&Path>, port: u16) -> Result<TcpStream, String> {
+    let wanted = netns.map(Path::to_owned);
     let sockets = tokio::task::spawn_blocking(move || sockets(wanted)).await;
     let failed = |error: &dyn std::fmt::Display| {
-        format!("failed to enter the pod's network namespace {}: {error}", netns.display())
+        let path = netns.unwrap_or(Path::new("")).display();
+        format!("failed to enter the pod's network namespace {path}: {error}")
     };
     let [v4, v6] = sockets.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     let v4 = match connect(v4, IpAddr::V4(Ipv4Addr::LOCALHOST), port).await {
@@ -45,9 +47,11 @@ pub(crate) async fn loopback(netns: &Path, port: u16) -> Result<TcpStream, Strin
 
 type Socket = io::Result<OwnedFd>;
 
-fn sockets(netns: PathBuf) -> io::Result<[Socket; 2]> {
+fn sockets(netns: Option<PathBuf>) -> io::Result<[Socket; 2]> {
     let make = move || -> io::Result<[Socket; 2]> {
-        setns(File::open(&netns)?, CloneFlags::CLONE_NEWNET)?;
+        if let Some(netns) = netns {
+            setns(File::open(&netns)?, CloneFlags::CLONE_NEWNET)?;
+        }
         let of = |family| {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             socket(family, SockType::Stream, flags, None).map_err(io::Error::from)

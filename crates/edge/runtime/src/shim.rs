@@ -60,8 +60,8 @@ pub(crate) struct ShimBundle {
     pub(crate) log: PathBuf,
     /// Rotate at that size, in bytes.
     pub(crate) log_bytes_max: u64,
-    /// File of the network namespace.
-    pub(crate) netns: PathBuf,
+    /// File of the network namespace; none: the node's own network.
+    pub(crate) netns: Option<PathBuf>,
     /// Host name.
     pub(crate) hostname: String,
     /// The container's root; none: the node's own file system.
@@ -226,15 +226,17 @@ fn process_id(pid: i32) -> Option<ProcessId> {
 
 /// Makes the namespaces and process 1. Returns once its program runs, or with why it does not.
 fn start(bundle: &ShimBundle, notes: &mut Vec<String>) -> Result<Child, String> {
-    let netns = File::open(&bundle.netns)
-        .map_err(|error| format!("open network namespace {}: {error}", bundle.netns.display()))?;
+    let open = |path: &PathBuf| {
+        File::open(path).map_err(|error| format!("open network namespace {}: {error}", path.display()))
+    };
+    let netns = bundle.netns.as_ref().map(open).transpose()?;
     let (ours, theirs) = streams(bundle)?;
     let (report_read, report_write) =
         pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
     unshare(CloneFlags::CLONE_NEWPID).map_err(|error| format!("make a pid namespace: {error}"))?;
     let Some(pid) = sys::fork().map_err(|error| format!("fork: {error}"))? else {
         drop((ours, report_read));
-        init::main(bundle, &netns, theirs, report_write);
+        init::main(bundle, netns.as_ref(), theirs, report_write);
     };
     drop((theirs, report_write));
     let pidfd = sys::pidfd_open(pid).map_err(|error| format!("open process {pid}: {error}"))?;

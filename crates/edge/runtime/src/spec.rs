@@ -102,7 +102,7 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
 }
 
-/// A Pod as the agent wants it run, its network namespace already made.
+/// A Pod as the agent wants it run; a network namespace of its own is already made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodBundle {
@@ -120,8 +120,9 @@ pub struct PodBundle {
     /// Addresses of the Pod, the primary one first. Records of before there were several have one, or none.
     #[serde(default, alias = "address", deserialize_with = "one_or_many")]
     pub addresses: Vec<IpAddr>,
-    /// File of the network namespace.
-    pub netns: PathBuf,
+    /// File of the network namespace; none: the node's own network.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
     /// Name resolution.
     pub dns: PodDns,
     /// Lines of `/etc/hosts` beside localhost and the Pod's own: address and names.
@@ -180,8 +181,23 @@ impl PodBundle {
         self.addresses.first().copied()
     }
 
-    /// The text of `/etc/hosts`, as the kubelet words it.
-    pub fn hosts(&self) -> String {
+    /// The text of `/etc/hosts`, as the kubelet words it. `of_node`: the node's, which Pods in its network see.
+    pub fn hosts(&self, of_node: &str) -> String {
+        let mut text = if self.netns.is_some() {
+            self.own_hosts()
+        } else {
+            format!("# Kubernetes-managed hosts file (host network).\n{of_node}")
+        };
+        if !self.host_aliases.is_empty() {
+            text.push_str("\n# Entries added by HostAliases.\n");
+        }
+        for (address, names) in &self.host_aliases {
+            text.push_str(&format!("{address}\t{}\n", names.join("\t")));
+        }
+        text
+    }
+
+    fn own_hosts(&self) -> String {
         let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
                         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
             .to_owned();
@@ -191,12 +207,6 @@ impl PodBundle {
                 Some(domain) => text.push_str(&format!("{address}\t{hostname}.{domain}\t{hostname}\n")),
                 None => text.push_str(&format!("{address}\t{hostname}\n")),
             }
-        }
-        if !self.host_aliases.is_empty() {
-            text.push_str("\n# Entries added by HostAliases.\n");
-        }
-        for (address, names) in &self.host_aliases {
-            text.push_str(&format!("{address}\t{}\n", names.join("\t")));
         }
         text
     }

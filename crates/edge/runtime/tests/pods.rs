@@ -9,6 +9,8 @@
 mod attach;
 #[path = "pods/cases.rs"]
 mod cases;
+#[path = "pods/host.rs"]
+mod host;
 #[path = "pods/http.rs"]
 mod http;
 #[path = "pods/init.rs"]
@@ -36,6 +38,7 @@ const ALL: &[(&str, fn())] = &[
     ("ended_containers_are_started_again", cases::restarts),
     ("a_container_dies_with_its_shim", cases::shim_killed),
     ("echo_answers_in_its_network_namespace", cases::echo),
+    ("a_pod_may_be_in_the_network_of_its_node", host::in_the_nodes_network),
     ("logs_and_exec_over_http", http::logs_and_exec),
     ("attach_tells_what_is_written_from_then_on", attach::output),
     ("attached_clients_write_to_a_container", attach::input),

@@ -1,7 +1,7 @@
 //! Which remembered UDP flows are stale.
 //!
 //! A UDP client that keeps its port keeps its conntrack entry, and with it an endpoint that may be gone, or none at all
-//! if the flow is older than the Service. In: the table and a flow. Out: whether the kernel should forget it.
+//! if the flow is older than the Service. In: the table, the nodes' addresses and a flow. Out: whether the kernel should forget it.
 //!
 //! Forgetting a flow that was right costs it another pick; so where a table cannot tell, it is forgotten.
 
@@ -13,17 +13,22 @@ use minisvc_netstate::{
         element::{BY_RANGE, BY_SOURCE, class_and_set},
     },
 };
+use std::collections::BTreeSet;
 
 /// Whether the flow's destination is a Service's, and its answers come from no endpoint that its client may have.
 ///
 /// Also true for Services without any endpoint, and of what no Service has any more: their clients are to be refused,
-/// not left waiting.
-pub fn udp_flow_is_stale<A: Address>(table: &ServiceTable<A>, flow: &UdpFlow<A>) -> bool {
+/// not left waiting. `nodes` are the addresses of all nodes, which Pods in their networks have too.
+pub fn udp_flow_is_stale<A: Address>(
+    table: &ServiceTable<A>,
+    nodes: &BTreeSet<A>,
+    flow: &UdpFlow<A>,
+) -> bool {
     let Endpoint { address, port } = flow.destination;
     let frontend = Frontend { address, protocol: Protocol::Udp, port };
     match entry(table, address, frontend) {
         Some(mark) => !leads_to(table, frontend, mark, flow),
-        None => flow.reply_source != flow.destination && was_ours(table, flow),
+        None => flow.reply_source != flow.destination && was_ours(table, nodes, flow),
     }
 }
 
@@ -38,8 +43,8 @@ fn entry<A: Address>(table: &ServiceTable<A>, address: A, frontend: Frontend<A>)
     }
 }
 
-/// Whether a translated flow that is no Service's was one's: by its address, or because it leads to a Pod.
-fn was_ours<A: Address>(table: &ServiceTable<A>, flow: &UdpFlow<A>) -> bool {
+/// Whether a translated flow that is no Service's was one's: by its address, or because it leads to a Pod or to a node.
+fn was_ours<A: Address>(table: &ServiceTable<A>, nodes: &BTreeSet<A>, flow: &UdpFlow<A>) -> bool {
     // These keys are the last.
     let mut services = table.keys().rev().map_while(|key| match key {
         Key::ServiceNetwork(net) => Some(net),
@@ -49,6 +54,7 @@ fn was_ours<A: Address>(table: &ServiceTable<A>, flow: &UdpFlow<A>) -> bool {
     services.any(|net| net.holds(address))
         || table.contains_key(&Key::LoadBalancerAddress(address))
         || is_pod(table, flow.reply_source.address)
+        || nodes.contains(&flow.reply_source.address)
 }
 
 fn is_pod<A: Address>(table: &ServiceTable<A>, address: A) -> bool {
@@ -95,4 +101,35 @@ fn may_come<A: Address>(table: &ServiceTable<A>, frontend: Frontend<A>, source: 
             _ => None,
         });
     ranges.any(|net| net.holds(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_flow_of_a_service_that_is_gone_is_known_by_where_it_leads() {
+        let end = |address: [u8; 4], port| Endpoint { address: Ipv4Addr::from(address), port };
+        let client = end([198, 51, 100, 9], 4000);
+        let flow = |reply_source| UdpFlow {
+            source: client,
+            destination: end([192, 0, 2, 1], 30053),
+            reply_source,
+            reply_destination: client,
+        };
+        let table =
+            ServiceTable::from([(Key::ClusterNetwork("10.42.0.0/16".parse().unwrap()), Value::Present)]);
+        let nodes = BTreeSet::from([Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)]);
+        for (leads_to, stale) in [
+            (end([10, 42, 0, 2], 53), true),
+            (end([192, 0, 2, 2], 53), true),
+            (end([192, 0, 2, 1], 53), true),
+            // Untranslated; and translated by somebody else.
+            (end([192, 0, 2, 1], 30053), false),
+            (end([172, 17, 0, 2], 53), false),
+        ] {
+            assert_eq!(udp_flow_is_stale(&table, &nodes, &flow(leads_to)), stale, "{leads_to}");
+        }
+    }
 }

@@ -185,7 +185,7 @@ proptest! {
             for reply_source in endpoints.iter().copied().chain([untranslated]) {
                 let source = Endpoint { address: packet.source, port: 5353 };
                 let flow = UdpFlow { source, destination: untranslated, reply_source, reply_destination: source };
-                let stale = udp_flow_is_stale(planner.table(), &flow);
+                let stale = udp_flow_is_stale(planner.table(), &BTreeSet::new(), &flow);
                 let ends = match explain(&planner, &snapshot, packet).outcome {
                     Outcome::Pass { .. } => reply_source == untranslated,
                     // Nothing of a packet that no Service takes was ever remembered.

@@ -235,18 +235,27 @@ fn cluster_ip<A: Address>(key: &ObjectKey, service: &Service) -> Result<A, Strin
 
 fn started<A: Address>(key: &ObjectKey, pod: &Pod) -> Result<Start<A>, String> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    if let Some(node) = node.clone().filter(|_| is_in_node_network(pod)) {
+        return Ok(Start::Node(node));
+    }
     match (pod_address(pod), node) {
         (Some(address), Some(node)) => Ok(Start::Pod { key: key.clone(), address, node }),
         _ => Err(format!("--from: Pod {key} has no {} address, or does not run", A::FAMILY.name())),
     }
 }
 
-/// The address of a family of a Pod that has one now.
+/// Whether the Pod is in its node's own network, so that its address is the node's.
+pub fn is_in_node_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
+}
+
+/// The address of a family that a Pod has for itself now.
 pub fn pod_address<A: Address>(pod: &Pod) -> Option<A> {
     let status = pod.status.as_ref()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let none = ended || is_in_node_network(pod);
     let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
-    all.filter(|_| !ended).find_map(|ip| A::of(ip.parse().ok()?))
+    all.filter(|_| !none).find_map(|ip| A::of(ip.parse().ok()?))
 }
 
 /// The node with this InternalIP.

@@ -137,7 +137,10 @@ fn onward<A: Address>(hop: &Hop<A>, next: &Next) -> String {
     };
     let place = node.map(|node| if *node == hop.node { " here".to_owned() } else { format!(" on {node}") });
     let way = match &next.way {
-        Way::Here => return format!("to a process of {} itself", hop.node),
+        Way::Here => match &next.owner {
+            Owner::Pod { .. } => "in the node's own network".to_owned(),
+            _ => return format!("to a process of {} itself", hop.node),
+        },
         Way::Link { link, gateway: Some(gateway), .. } => format!("by {link} via {gateway}"),
         Way::Link { link, gateway: None, .. } => format!("by {link}"),
         Way::Unreachable => "by no route: unreachable".to_owned(),

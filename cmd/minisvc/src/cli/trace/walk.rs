@@ -5,14 +5,15 @@
 //!
 //! Invariant: a packet that a node sends on as it is, to another node's address, is followed there; [`HOPS_MAX`] bounds it.
 
-use super::question::{Question, Start, node_with, pod_address};
+use super::question::{Question, Start, is_in_node_network, node_with, pod_address};
 use minisvc_apimachinery::{
     ObjectKey, Snapshot,
     cluster::{FACTS_ANNOTATION, NodeFacts},
+    service_changes::service_of,
     service_cidr::extended,
 };
 use minisvc_netstate::{
-    family::Address,
+    family::{Address, Endpoint},
     link::NetState,
     nft::{Packet, ServiceTable},
 };
@@ -114,15 +115,8 @@ pub fn walk<A: Address>(snapshot: &Snapshot, question: Question<A>) -> Result<Wa
         let from_node = source.is_none();
         let source_here = source.unwrap_or_else(|| side.source(destination));
         let packet = Packet { source: source_here, destination, protocol, port, from_node, mark: 0 };
-        let explanation = explain(&side.planner, snapshot, &packet);
-        let to: Vec<A> = match &explanation.outcome {
-            Outcome::Endpoints { choices, .. } => {
-                choices.iter().map(|choice| choice.endpoint.address).collect()
-            }
-            Outcome::Pass { .. } => vec![destination],
-            Outcome::Refused(_) | Outcome::Dropped(_) => Vec::new(),
-        };
-        let next = to.into_iter().map(|to| side.next(snapshot, to)).collect();
+        let mut explanation = explain(&side.planner, snapshot, &packet);
+        let next = side.onward(snapshot, destination, &mut explanation);
         let masquerade = match explanation.outcome {
             Outcome::Pass { masquerade } => Some(masquerade),
             _ => None,
@@ -200,6 +194,32 @@ impl<A: Address> Side<A> {
         }
     }
 
+    /// Where the packet goes on. What stays on this node leaves by no link, so its source stays what it is.
+    fn onward(&self, snapshot: &Snapshot, to: A, explanation: &mut Explanation<A>) -> Vec<Next> {
+        let service = explanation.matched.as_ref().map(|matched| &matched.service);
+        match &mut explanation.outcome {
+            Outcome::Endpoints { choices, .. } => {
+                let all = choices.iter_mut().map(|choice| {
+                    let mut next = self.next(snapshot, choice.endpoint.address);
+                    choice.masquerade &= next.way != Way::Here;
+                    if let Owner::Node(node) = &next.owner
+                        && let Some(key) = service.and_then(|key| pod_behind(snapshot, key, choice.endpoint))
+                    {
+                        next.owner = Owner::Pod { key, node: node.clone() };
+                    }
+                    next
+                });
+                all.collect()
+            }
+            Outcome::Pass { masquerade } => {
+                let next = self.next(snapshot, to);
+                *masquerade &= next.way != Way::Here;
+                vec![next]
+            }
+            Outcome::Refused(_) | Outcome::Dropped(_) => Vec::new(),
+        }
+    }
+
     fn next(&self, snapshot: &Snapshot, to: A) -> Next {
         Next { owner: owner(snapshot, to), way: way(&self.links, &self.underlay, to.into()) }
     }
@@ -211,7 +231,8 @@ fn pods_of(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
     let pods = snapshot
         .pods
         .iter()
-        .filter(|(_, pod)| here(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())));
+        .filter(|(_, pod)| here(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())))
+        .filter(|(_, pod)| !is_in_node_network(pod));
     pods.filter_map(|(key, pod)| {
         let uid = pod.metadata.uid.clone()?;
         let v4 = pod_address::<Ipv4Addr>(pod).map(IpAddr::from);
@@ -221,6 +242,21 @@ fn pods_of(snapshot: &Snapshot, name: &str) -> BTreeMap<String, LocalPod> {
         Some((uid, local))
     })
     .collect()
+}
+
+/// The Pod in its node's network that is this endpoint of a Service: by its address alone it cannot be told.
+fn pod_behind<A: Address>(snapshot: &Snapshot, service: &ObjectKey, end: Endpoint<A>) -> Option<ObjectKey> {
+    let slices =
+        snapshot.endpoint_slices.values().filter(|slice| service_of(slice).as_ref() == Some(service));
+    let with_port = slices.filter(|slice| {
+        let mut ports = slice.ports.iter().flatten();
+        ports.any(|port| port.port == Some(end.port.into()))
+    });
+    let mut endpoints = with_port.flat_map(|slice| &slice.endpoints);
+    let is_it = |text: Option<&Box<str>>| text.and_then(|text| text.parse().ok()) == Some(end.address);
+    let found = endpoints.find(|endpoint| is_it(endpoint.addresses.first()))?;
+    let name = found.target_ref.as_ref()?.name.as_deref()?;
+    Some(ObjectKey::new(service.namespace.as_str(), name))
 }
 
 fn owner<A: Address>(snapshot: &Snapshot, address: A) -> Owner {

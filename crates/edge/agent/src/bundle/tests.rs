@@ -23,9 +23,16 @@ fn bundle_of(spec: Value, sources: &Sources, services: &[Value]) -> Result<(PodB
     let local = LocalPod::new("u1", "shop", "web", addresses.to_vec());
     let cluster = ClusterConfig::default();
     let node_addresses = [IpAddr::from([192, 0, 2, 1])];
-    let facts = NodeFacts { node_name: "node1", node_addresses: &node_addresses, cluster: &cluster };
+    let facts = NodeFacts {
+        node_name: "node1",
+        hostname: "machine1",
+        node_addresses: &node_addresses,
+        cluster: &cluster,
+    };
     let given = Given { pod: &pod, local: &local, facts: &facts, sources, services: &services };
-    bundle(&given, "u1", "/run/minisvc/netns/u1".into(), PodDns::default())
+    let shared = pod_dns::is_in_node_network(pod.spec.as_ref());
+    let netns = (!shared).then(|| "/run/minisvc/netns/u1".into());
+    bundle(&given, "u1", netns, PodDns::default())
 }
 
 fn sources() -> Sources {
@@ -49,20 +56,27 @@ fn a_bundle_has_the_pods_names_environment_and_expanded_arguments() {
             "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
             "stdin": true, "tty": true,
             "ports": [{"containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]}]});
-    let (bundle, _) = bundle_of(spec, &Sources::default(), &[]).unwrap();
+    let (bundle, _) = bundle_of(spec.clone(), &Sources::default(), &[]).unwrap();
     assert_eq!(bundle.hostname, "db-0");
     let names = "db-0.db.shop.svc.cluster.local\tdb-0";
     let own = format!("10.42.1.5\t{names}\nfd42:0:0:1::5\t{names}\n");
     let aliases = "\n# Entries added by HostAliases.\n192.0.2.9\tfoo\tbar.example\n";
     assert!(
-        bundle.hosts().ends_with(&format!("fe00::2\tip6-allrouters\n{own}{aliases}")),
+        bundle.hosts("").ends_with(&format!("fe00::2\tip6-allrouters\n{own}{aliases}")),
         "{}",
-        bundle.hosts()
+        bundle.hosts("")
     );
     let container = &bundle.containers[0];
     assert_eq!(container.command[2], "echo 10.42.1.5 $(X) $(NOBODY) $5");
     assert_eq!(container.ports[1].protocol, "UDP");
     assert_eq!((container.stdin, container.stdin_once, container.tty), (true, false, true));
+    let mut spec = spec;
+    spec["hostNetwork"] = true.into();
+    let (shared, _) = bundle_of(spec, &Sources::default(), &[]).unwrap();
+    assert_eq!((shared.hostname.as_str(), shared.domain.as_deref()), ("machine1", None));
+    let of_node = "127.0.0.1\tlocalhost\n";
+    let text = format!("# Kubernetes-managed hosts file (host network).\n{of_node}{aliases}");
+    assert_eq!(shared.hosts(of_node), text);
 }
 
 fn container(more: Value) -> Value {

@@ -2,7 +2,8 @@
 //!
 //! In: the names of a URL, as `[SCHEME:]NAME[:PORT]`. Out: a socket address and what is spoken there. Source: kubernetes
 //! `pkg/registry/core/{pod,service}/…/ResourceLocation`. Invariants: the address is the one a Pod has in its
-//! status, within the cluster CIDRs and its node's podCIDRs, never loopback or link-local; nothing is looked up by name, and the
+//! status, within the cluster CIDRs and its node's podCIDRs, or its node's for a Pod in the node's network, never loopback or
+//! link-local; nothing is looked up by name, and the
 //! address that was checked is the one that is dialled (CVE-2020-8555, CVE-2020-8562, CVE-2022-3294).
 
 use crate::path::Target;
@@ -98,7 +99,7 @@ fn pod(view: &dyn Read, cluster: &ClusterConfig, target: &Target) -> Result<Back
     Ok(Backend { address: SocketAddr::new(address, port), scheme })
 }
 
-/// Whether this is an address that the cluster has given to this Pod.
+/// Whether this is an address that the cluster has given to this Pod, or its node's, if it is in the node's network.
 fn is_allowed(view: &dyn Read, cluster: &ClusterConfig, pod: &Value, address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
@@ -111,6 +112,12 @@ fn is_allowed(view: &dyn Read, cluster: &ClusterConfig, pod: &Value, address: Ip
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
     let node = view.get(&NODES.storage_key(&ObjectKey::cluster(node)));
     let node: Option<Value> = node.and_then(|stored| serde_json::from_slice(&stored.value).ok());
+    if pod.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true) {
+        let known = node.as_ref().and_then(|node| node.pointer("/status/addresses")?.as_array());
+        let internal = known.into_iter().flatten().filter(|known| known["type"] == "InternalIP");
+        let mut own = internal.filter_map(|known| known["address"].as_str()?.parse::<IpAddr>().ok());
+        return own.any(|own| own == address);
+    }
     let nets = node.as_ref().and_then(|node| node.pointer("/spec/podCIDRs")?.as_array());
     let mut nets = nets.into_iter().flatten().filter_map(|net| net.as_str()?.parse::<IpNet>().ok());
     cluster.cluster_cidrs.iter().any(|net| net.contains(&address)) && nets.any(|net| net.contains(&address))
@@ -234,12 +241,18 @@ mod tests {
             (
                 NODES.storage_key(&ObjectKey::cluster("n")),
                 json!({ "spec": { "podCIDR": "10.42.1.0/24",
-                "podCIDRs": ["10.42.1.0/24", "fd42:0:0:1::/64"] } }),
+                "podCIDRs": ["10.42.1.0/24", "fd42:0:0:1::/64"] },
+                "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.1" }] } }),
             ),
             (
                 PODS.storage_key(&ObjectKey::new("default", "p")),
                 json!({ "spec": { "nodeName": "n" },
                 "status": { "podIP": "10.42.1.2", "podIPs": pod_ips } }),
+            ),
+            (
+                PODS.storage_key(&ObjectKey::new("default", "shared")),
+                json!({ "spec": { "nodeName": "n", "hostNetwork": true },
+                "status": { "podIP": "192.0.2.1", "podIPs": [{ "ip": "192.0.2.1" }, { "ip": "10.42.1.9" }] } }),
             ),
             slice("four", ["10.42.1.2", "10.42.1.3"]),
             slice("six", ["fd42:0:0:1:0::2", "fd42:0:0:2::2"]),
@@ -251,6 +264,13 @@ mod tests {
         let found = endpoints(&view, &cluster, "default", "web", "");
         let expected = ["10.42.1.2:8080", "[fd42:0:0:1::2]:8080"].map(|text| text.parse().unwrap());
         assert_eq!(found, expected);
+        // A Pod in its node's network has the node's address, and no other.
+        let shared = |address: &str| {
+            let target = json!({ "kind": "Pod", "name": "shared" });
+            let endpoint = json!({ "addresses": [address], "targetRef": target });
+            address_of(&view, &cluster, "default", &endpoint)
+        };
+        assert_eq!((shared("192.0.2.1"), shared("10.42.1.9")), ("192.0.2.1".parse().ok(), None));
     }
 
     #[test]

@@ -41,7 +41,7 @@ struct Place {
     runtime: Runtime,
     uid: String,
     name: String,
-    netns: PathBuf,
+    netns: Option<PathBuf>,
 }
 
 impl Place {

@@ -12,7 +12,8 @@ use crate::{
     volumes::Places,
 };
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -23,6 +24,8 @@ use tokio::{io::AsyncReadExt, process::Command};
 pub(super) const GENERATED_DIR: &str = "etc";
 /// A shim that has not started its container by then has failed.
 const START_MAX: Duration = Duration::from_secs(30);
+/// How much of the node's `/etc/hosts` its Pods see, in bytes.
+const HOSTS_BYTES_MAX: u64 = 1 << 20;
 /// Longest report of a shim, in bytes.
 const REPORT_BYTES_MAX: u64 = 256 << 10;
 
@@ -30,9 +33,10 @@ const REPORT_BYTES_MAX: u64 = 256 << 10;
 pub(super) fn write_generated(pod_dir: &Path, bundle: &PodBundle) -> Result<(), Error> {
     let dir = pod_dir.join(GENERATED_DIR);
     files::create_dir(&dir)?;
+    let of_node = if bundle.netns.is_none() { hosts_of_node() } else { String::new() };
     for (name, text) in [
         ("resolv.conf", bundle.dns.resolv_conf()),
-        ("hosts", bundle.hosts()),
+        ("hosts", bundle.hosts(&of_node)),
         ("hostname", format!("{}\n", bundle.hostname)),
     ] {
         let path = dir.join(name);
@@ -57,6 +61,17 @@ pub(super) fn resolve(
         Some(message) => {
             Err(ContainerState::Waiting { reason: "CreateContainerConfigError".to_owned(), message })
         }
+    }
+}
+
+/// The node's `/etc/hosts`; empty if it has none.
+fn hosts_of_node() -> String {
+    let mut text = Vec::new();
+    let read =
+        fs::File::open("/etc/hosts").and_then(|file| file.take(HOSTS_BYTES_MAX).read_to_end(&mut text));
+    match read {
+        Ok(_) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => String::new(),
     }
 }
 

@@ -8,7 +8,7 @@ fn bundle(uid: &str, containers: &[(&str, &str)]) -> PodBundle {
         namespace: "default".into(),
         name: "web".into(),
         hostname: "web".into(),
-        netns: "/nowhere".into(),
+        netns: Some("/nowhere".into()),
         restart_policy: RestartPolicy::Never,
         containers: containers
             .iter()

@@ -58,7 +58,7 @@ pub(super) enum Streams {
 }
 
 /// Becomes the container's program, or reports why not.
-pub(super) fn main(bundle: &ShimBundle, netns: &File, streams: Streams, report: OwnedFd) -> ! {
+pub(super) fn main(bundle: &ShimBundle, netns: Option<&File>, streams: Streams, report: OwnedFd) -> ! {
     let mut report = Report(File::from(report));
     let error = match set_up(bundle, netns, streams, &mut report) {
         Ok((program, user)) => program.execute(&bundle.argv, &bundle.settings.env, &user.home),
@@ -70,7 +70,7 @@ pub(super) fn main(bundle: &ShimBundle, netns: &File, streams: Streams, report: 
 
 fn set_up(
     bundle: &ShimBundle,
-    netns: &File,
+    netns: Option<&File>,
     streams: Streams,
     report: &mut Report,
 ) -> Result<(Program, User), String> {
@@ -86,8 +86,10 @@ fn set_up(
     // The node's, for an image without a place for one of its own; it cannot be opened from inside.
     let spare = if bundle.tty { terminal::open().ok() } else { None };
     setsid().map_err(|error| format!("start a session: {error}"))?;
-    setns(netns, CloneFlags::CLONE_NEWNET)
-        .map_err(|error| format!("enter network namespace {}: {error}", bundle.netns.display()))?;
+    if let Some(netns) = netns {
+        setns(netns, CloneFlags::CLONE_NEWNET)
+            .map_err(|error| format!("enter the network namespace: {error}"))?;
+    }
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
         .map_err(|error| format!("make mount, uts and ipc namespaces: {error}"))?;
     if let Err(error) = unshare(CloneFlags::CLONE_NEWCGROUP) {

@@ -7,6 +7,7 @@
 use super::{ShimBundle, init::Report, volumes};
 use crate::sys;
 use nix::{
+    errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     unistd::pivot_root,
 };
@@ -73,12 +74,7 @@ pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), Str
     tmpfs("/tmp", "mode=1777", report)?;
     tmpfs("/run", "mode=755,size=64m", report)?;
     proc(report)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
-    if Path::new("/sys").is_dir()
-        && let Err(error) = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>)
-    {
-        report.note(&format!("/sys is the node's, read-only: {error}"));
-    }
+    sys(report);
     for dir in &bundle.masked {
         mask(dir)?;
     }
@@ -128,6 +124,29 @@ fn tmpfs(target: &str, options: &str, report: &mut Report) -> Result<(), String>
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))
         .map_err(|error| format!("mount tmpfs on {target}: {error}"))
+}
+
+/// A `/sys` of the container's network, without what the node has mounted below it.
+fn sys(report: &mut Report) {
+    if !Path::new("/sys").is_dir() {
+        return;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    let mounted = || mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>);
+    let done = match mounted() {
+        // In the node's network it is the very one that is there, which cannot lie on itself.
+        Err(Errno::EBUSY) => {
+            mount(Some("tmpfs"), "/sys", Some("tmpfs"), flags, None::<&str>).and_then(|()| {
+                mounted().inspect_err(|_| {
+                    let _ = umount2("/sys", MntFlags::MNT_DETACH);
+                })
+            })
+        }
+        done => done,
+    };
+    if let Err(error) = done {
+        report.note(&format!("/sys is the node's, read-only: {error}"));
+    }
 }
 
 /// A `/dev` with the usual harmless devices only: the node's would give root the node's disks.

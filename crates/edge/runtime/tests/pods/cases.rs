@@ -49,7 +49,7 @@ pub fn pod(uid: &str, policy: RestartPolicy, containers: Vec<ContainerSpec>) -> 
         name: "web-0".into(),
         hostname: "web-0".into(),
         addresses: vec![[10, 42, 0, 5].into()],
-        netns: world::network_namespace(uid),
+        netns: Some(world::network_namespace(uid)),
         dns: PodDns {
             nameservers: vec![[10, 43, 0, 10].into()],
             searches: vec!["default.svc.cluster.local".into()],
@@ -220,7 +220,7 @@ pub fn start_errors() {
             runtime.remove(uid).await.unwrap();
         }
         let mut bundle = pod("e4", RestartPolicy::Never, shell("true"));
-        bundle.netns = "/run/netns/missing".into();
+        bundle.netns = Some("/run/netns/missing".into());
         let started = runtime.start_pod(bundle).await.unwrap();
         assert!(ended(&started).unwrap().message.contains("/run/netns/missing"), "{started:?}");
         finish(&runtime, "e4").await;
@@ -232,8 +232,10 @@ pub fn starter(uid: &str) {
     run(async {
         let runtime = runtime();
         let containers = shell("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.02; done");
-        let bundle =
-            PodBundle { netns: format!("/run/netns/{uid}").into(), ..pod_without_netns(uid, containers) };
+        let bundle = PodBundle {
+            netns: Some(format!("/run/netns/{uid}").into()),
+            ..pod_without_netns(uid, containers)
+        };
         let pod = runtime.start_pod(bundle).await.unwrap();
         wait_for_log(uid, "ready").await;
         println!("{}", pod.containers[0].process.unwrap().pid);
@@ -353,7 +355,7 @@ pub fn echo() {
         let runtime = runtime();
         let begin = Instant::now();
         let bundle = pod("u7", RestartPolicy::Always, vec![container("main", "echo", &[])]);
-        let netns = bundle.netns.clone();
+        let netns = bundle.netns.clone().unwrap();
         let prepared = begin.elapsed();
         let started = runtime.start_pod(bundle).await.unwrap();
         let took = begin.elapsed() - prepared;

@@ -128,7 +128,9 @@ pub fn channels() {
         );
         assert!(text(3).contains("[::1]:7001: connect: "), "{}", text(3));
         // What listens by IPv6 only, as in a Pod that has nothing else.
-        if let Ok(port) = world::inside_network(&runtime.pod("u11").unwrap().bundle.netns, greet_by_ipv6) {
+        if let Ok(port) =
+            world::inside_network(runtime.pod("u11").unwrap().bundle.netns.as_ref().unwrap(), greet_by_ipv6)
+        {
             let query = format!("{path}?ports={port}");
             let mut socket = connect(address, &query, "v4.channel.k8s.io").await.unwrap();
             let mut said = Vec::new();

@@ -1,6 +1,8 @@
 //! The endpoints a Service should have, grouped by what its ports resolve to in each Pod.
 
-use crate::objects::{is_over, node_of, pod_cidrs, pod_is_ready, selector, selects};
+use crate::objects::{
+    is_in_node_network, is_over, node_addresses, node_of, pod_cidrs, pod_is_ready, selector, selects,
+};
 use k8s_openapi::{
     api::{
         core::{
@@ -105,14 +107,17 @@ pub(crate) fn desired(
     groups
 }
 
-/// The Pod's address of a family. One outside its node's podCIDRs is none: a node, which says it, may not lead callers
-/// elsewhere.
+/// The Pod's address of a family. One outside its node's podCIDRs is none, nor one that is not the node's own for a Pod in
+/// its network: a node, which says it, may not lead callers elsewhere.
 fn address(snapshot: &Snapshot, pod: &Pod, family: Family) -> Option<IpAddr> {
     let status = pod.status.as_ref()?;
     let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
     let mut all = all.filter_map(|text| text.parse::<IpAddr>().ok());
     let address = all.find(|address| Family::of(*address) == family)?;
     let node = node_of(pod).and_then(|node| snapshot.nodes.get(&ObjectKey::cluster(node)));
+    if is_in_node_network(pod) {
+        return node.filter(|node| node_addresses(node).any(|own| own == address)).map(|_| address);
+    }
     let nets = node.map(|node| pod_cidrs(node)).unwrap_or_default();
     // A Node that is not there, or has no podCIDR yet, is about to be given one: its Pods stay.
     (nets.is_empty() || nets.iter().any(|net| net.contains(&address))).then_some(address)

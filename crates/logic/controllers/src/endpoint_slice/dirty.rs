@@ -1,11 +1,11 @@
 //! Which Services' slices may have to change between two snapshots.
 
 use super::{desired::ZONE, owner_of};
-use crate::objects::{pod_cidrs, selector, selects};
+use crate::objects::{node_addresses, pod_cidrs, selector, selects};
 use imbl::ordmap::DiffItem;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use minisvc_apimachinery::{ObjectKey, Snapshot, snapshot::Objects};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// Keys that differ, with the old and the new object.
 pub(crate) fn changed<'a, T: PartialEq>(
@@ -29,7 +29,7 @@ pub fn dirty(sources: &BTreeSet<ObjectKey>, old: &Snapshot, new: &Snapshot) -> B
 }
 
 /// The Services whose endpoints may differ: those that changed, whose Pods changed, whose Pods' nodes
-/// changed zone or podCIDRs. Costs as much as the difference, times the Services of the namespaces it is in.
+/// changed zone, podCIDRs or addresses. Costs as much as the difference, times the Services of the namespaces it is in.
 pub fn sources(old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
     let mut dirty: BTreeSet<ObjectKey> =
         changed(&old.services, &new.services).map(|(key, ..)| key.clone()).collect();
@@ -39,7 +39,8 @@ pub fn sources(old: &Snapshot, new: &Snapshot) -> BTreeSet<ObjectKey> {
     }
     let says = |node: &Node| {
         let labels = node.metadata.labels.as_ref();
-        (labels.and_then(|labels| labels.get(ZONE).cloned()), pod_cidrs(node))
+        let addresses: Vec<IpAddr> = node_addresses(node).collect();
+        (labels.and_then(|labels| labels.get(ZONE).cloned()), pod_cidrs(node), addresses)
     };
     let moved: BTreeSet<&str> = changed(&old.nodes, &new.nodes)
         .filter(|(_, before, after)| before.map(|n| says(n)) != after.map(|n| says(n)))

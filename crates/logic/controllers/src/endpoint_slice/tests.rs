@@ -56,6 +56,19 @@ fn a_node_cannot_lead_callers_out_of_its_pod_network() {
     world.add(&NODES, node);
     settle(&mut world);
     assert_eq!(shown(&world, "web").into_iter().collect::<Vec<_>>(), ["10.42.1.2 RS- [8080]"]);
+    // In the node's network they have the node's address, and no other.
+    for pod in ["own", "stolen", "host"] {
+        change(&mut world, pod, |pod| pod["spec"]["hostNetwork"] = true.into());
+    }
+    settle(&mut world);
+    assert_eq!(shown(&world, "web").into_iter().collect::<Vec<_>>(), ["192.168.9.1 RS- [8080]"]);
+    let before = world.snapshot.clone();
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["status"]["addresses"][0]["address"] = "192.168.9.7".into();
+    world.add(&NODES, node);
+    assert_eq!(sources(&before, &world.snapshot), BTreeSet::from([key("web")]));
+    settle(&mut world);
+    assert_eq!(shown(&world, "web"), BTreeSet::new());
 }
 
 /// Gives a Pod an address of the other family too.

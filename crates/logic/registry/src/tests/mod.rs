@@ -17,6 +17,7 @@ mod metadata;
 mod networks;
 mod odd;
 mod owners;
+mod pod_host;
 mod pod_life;
 mod pods;
 mod properties;

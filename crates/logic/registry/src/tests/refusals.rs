@@ -31,6 +31,7 @@ fn lives_of_pods() {
     let mut base = base("v1", "Pod");
     base["spec"]["containers"] = json!([{"name": "c", "image": "echo"}]);
     all_are_refused(include_str!("refusals/pods_life.txt"), &base, "/spec");
+    all_are_refused(include_str!("refusals/pods_host.txt"), &base, "/spec");
     all_are_refused(include_str!("refusals/pods_security.txt"), &base, "/spec");
     all_are_refused(include_str!("refusals/pods_volumes.txt"), &base, "/spec");
 }

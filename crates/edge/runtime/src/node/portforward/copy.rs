@@ -26,7 +26,8 @@ pub(super) async fn forward<M: Send>(
     to_client: &mpsc::Sender<M>,
     message: impl Fn(&[u8]) -> Option<M>,
 ) -> Result<(), String> {
-    let stream = dial::loopback(&place.netns, port).await.map_err(|why| place.refusal(port, &why))?;
+    let stream =
+        dial::loopback(place.netns.as_deref(), port).await.map_err(|why| place.refusal(port, &why))?;
     let (mut reader, mut writer) = stream.into_split();
     let up = async {
         while let Some(bytes) = from_client.recv().await {

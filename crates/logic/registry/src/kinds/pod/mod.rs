@@ -23,6 +23,7 @@ mod addresses;
 mod columns;
 mod env;
 mod evict;
+mod host;
 mod init;
 mod lifecycle;
 mod names;
@@ -49,6 +50,7 @@ impl Strategy for Pods {
         object_mut(object, "spec");
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         default_spec(spec);
+        host::default(spec);
         fill(spec, "enableServiceLinks", true);
         // `serviceAccount` is the older name of the field; where both are said, the newer one counts.
         let accounts = ["/serviceAccountName", "/serviceAccount"].map(|field| text(spec, field).to_owned());

@@ -2,7 +2,7 @@
 //!
 //! Source: kubernetes `pkg/apis/core/validation`, `validateDNSPolicy`, `validatePodDNSConfig`, `ValidateHostAliases`.
 
-use super::validate::{UNSUPPORTED, choice};
+use super::validate::choice;
 use crate::{
     syntax,
     value::{at, items, text},
@@ -15,18 +15,12 @@ const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 /// Length of the search list, spaces included.
 const SEARCH_LIST_CHARS_MAX: usize = 2048;
-/// The policy of Pods in the node's own network, of which there are none.
-const HOST_NETWORK: &str = "ClusterFirstWithHostNet";
 
 /// Faults of the three fields of the spec that stands at `path`.
 pub(super) fn check(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
     let policy = text(spec, "/dnsPolicy");
-    let field = format!("{path}.dnsPolicy");
-    if policy == HOST_NETWORK {
-        causes.push(Cause::forbidden(field, &format!("{policy:?} is {UNSUPPORTED}")));
-    } else {
-        choice(spec, "/dnsPolicy", &field, &["ClusterFirst", "Default", "None"], causes);
-    }
+    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    choice(spec, "/dnsPolicy", &format!("{path}.dnsPolicy"), &policies, causes);
     dns_config(at(spec, "/dnsConfig"), policy, &format!("{path}.dnsConfig"), causes);
     for (i, alias) in items(spec, "/hostAliases").iter().enumerate() {
         let path = format!("{path}.hostAliases[{i}]");

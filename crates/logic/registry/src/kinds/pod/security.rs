@@ -4,7 +4,10 @@
 //! Invariant: nothing is taken that would reach beyond the Pod's own namespaces: no privileged containers, no such
 //! capability, no setting of the kernel that is not the Pod's own.
 
-use super::validate::{choice, refuse_unsupported};
+use super::{
+    host,
+    validate::{choice, refuse_unsupported},
+};
 use crate::value::{at, items, text};
 use minisvc_apimachinery::Cause;
 use serde_json::Value;
@@ -168,7 +171,7 @@ fn sysctls(spec: &Value, context: &Value, path: &str, causes: &mut Vec<Cause>) {
         causes.push(Cause::too_many(path, list.len(), SYSCTLS_MAX));
         return;
     }
-    let shared = at(spec, "/hostNetwork").and_then(Value::as_bool).unwrap_or(false);
+    let shared = host::is_in_node_network(spec);
     let mut names = BTreeSet::new();
     for (i, sysctl) in list.iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -195,7 +198,7 @@ fn sysctls(spec: &Value, context: &Value, path: &str, causes: &mut Vec<Cause>) {
 
 /// That a Pod in its node's network leaves that as it is.
 pub(super) fn of_shared_network(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
-    if at(spec, "/hostNetwork").and_then(Value::as_bool) != Some(true) {
+    if !host::is_in_node_network(spec) {
         return;
     }
     for list in ["containers", "initContainers"] {

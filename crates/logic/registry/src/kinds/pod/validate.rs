@@ -3,7 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
 
-use super::{env, init, lifecycle, names, probes, security, volumes};
+use super::{env, host, init, lifecycle, names, probes, security, volumes};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -25,6 +25,7 @@ const SPEC: &[&str] = &[
     "dnsPolicy",
     "enableServiceLinks",
     "hostAliases",
+    "hostNetwork",
     "hostname",
     "initContainers",
     "nodeName",
@@ -103,6 +104,7 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
     }
     security::of_pod(spec, path, &mut causes);
     security::of_shared_network(spec, path, &mut causes);
+    host::check(spec, path, path == "spec", &mut causes);
     containers(spec, path, &mut causes);
     causes
 }
@@ -217,11 +219,6 @@ fn container_ports(container: &Value, path: &str, causes: &mut Vec<Cause>) {
                 for fault in syntax::port_number(number) {
                     causes.push(Cause::invalid(format!("{path}.containerPort"), number, &fault));
                 }
-            }
-        }
-        for field in ["hostPort", "hostIP"] {
-            if !is_blank(port.get(field)) {
-                causes.push(Cause::forbidden(format!("{path}.{field}"), UNSUPPORTED));
             }
         }
         choice(port, "/protocol", &format!("{path}.protocol"), &PROTOCOLS, causes);
