@@ -2,12 +2,14 @@
 //!
 //! In: Pods without a node. Out: for each a binding, or a condition `PodScheduled=False` in Kubernetes' words.
 //!
-//! A node fits if it is Ready, schedulable, matches the Pod's nodeSelector, has no taint the Pod does not tolerate and
-//! room for another Pod. Of those that fit, the one with the fewest Pods of the same kind is taken (of the Services that
-//! select the Pod; else of the same owner; else with the same labels), then the one with the fewest Pods, then the first
-//! by name. Pods of one pass count for those after them.
+//! A node fits if it is Ready, schedulable, matches the Pod's nodeSelector and node affinity, has no taint the Pod does not
+//! tolerate and room for another Pod. Of those that fit, one that has no taint against it (`PreferNoSchedule`) is taken, then
+//! the one the Pod prefers, then the one with the fewest Pods of the same kind (of the Services that select the Pod; else of
+//! the same owner; else with the same labels), then the one with the fewest Pods, then the first by name. Pods of one pass
+//! count for those after them.
 
 mod fit;
+mod node_affinity;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +24,10 @@ use k8s_openapi::{
 };
 use minisvc_apimachinery::{ObjectKey, Snapshot, resource::PODS};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// Most Pods of one pass; the rest are placed in the next.
 pub const PASS_MAX: usize = 200;
@@ -55,11 +60,11 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut counts = Counts::new(snapshot, &pending);
     for (key, pod) in pending {
         let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
-        let mut fitting: Vec<&str> = Vec::new();
+        let mut fitting: Vec<Fitting<'_>> = Vec::new();
         for (node_key, node) in &snapshot.nodes {
             let pods = counts.of_node.get(node_key.name.as_str()).copied().unwrap_or_default();
             match fit::refusal(pod, node, pods) {
-                None => fitting.push(&node_key.name),
+                None => fitting.push(Fitting::new(pod, node, &node_key.name)),
                 Some(words) => *refusals.entry(words).or_default() += 1,
             }
         }
@@ -112,6 +117,22 @@ fn refuse(key: &ObjectKey, pod: &Pod, message: &str, now: Timestamp, plan: &mut 
     plan.notices.push(notice.with(&PODS, key));
 }
 
+/// A node that takes a Pod.
+struct Fitting<'n> {
+    name: &'n str,
+    /// How much it would rather not.
+    reluctance: usize,
+    /// How much the Pod would like it.
+    preference: i64,
+}
+
+impl<'n> Fitting<'n> {
+    fn new(pod: &Pod, node: &Node, name: &'n str) -> Self {
+        let preference = node_affinity::preference(pod, node);
+        Self { name, reluctance: fit::reluctance(pod, node), preference }
+    }
+}
+
 /// How many Pods are where.
 struct Counts<'a> {
     of_node: BTreeMap<String, usize>,
@@ -138,15 +159,16 @@ impl<'a> Counts<'a> {
         counts
     }
 
-    fn best<'n>(&self, pod: &ObjectKey, fitting: &[&'n str]) -> Option<&'n str> {
+    fn best<'n>(&self, pod: &ObjectKey, fitting: &[Fitting<'n>]) -> Option<&'n str> {
         let groups = self.groups.get(pod).map(Vec::as_slice).unwrap_or_default();
-        fitting.iter().copied().min_by_key(|node| {
-            let alike: usize = groups
-                .iter()
-                .filter_map(|group| self.of_group.get(&(group.clone(), (*node).to_owned())))
-                .sum();
-            (alike, self.of_node.get(*node).copied().unwrap_or_default(), *node)
-        })
+        let best = fitting.iter().min_by_key(|fitting| {
+            let node = fitting.name;
+            let alike: usize =
+                groups.iter().filter_map(|group| self.of_group.get(&(group.clone(), node.to_owned()))).sum();
+            let pods = self.of_node.get(node).copied().unwrap_or_default();
+            (fitting.reluctance, Reverse(fitting.preference), alike, pods, node)
+        });
+        best.map(|fitting| fitting.name)
     }
 
     fn placed(&mut self, pod: &ObjectKey, node: &str) {

@@ -1,6 +1,6 @@
 //! Whether a node takes a Pod, and Kubernetes' words if not.
 
-use super::room;
+use super::{node_affinity, room};
 use crate::objects::node_condition;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use std::collections::BTreeMap;
@@ -26,18 +26,21 @@ pub(super) fn refusal(pod: &Pod, node: &Node, pods: usize) -> Option<String> {
     if let Some(taint) = taints.iter().find(refusing) {
         return Some(untolerated(&taint.key, taint.value.as_deref()));
     }
-    let wanted = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
-    let labels = node.metadata.labels.as_ref();
-    let matches = wanted.is_none_or(|wanted| {
-        wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-    });
-    if !matches {
+    if !node_affinity::allows(pod, node) {
         return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
     }
     if room(node).is_some_and(|room| pods >= room) {
         return Some("Too many pods".to_owned());
     }
     None
+}
+
+/// How many taints by which a node would rather not have the Pod it does not tolerate.
+pub(super) fn reluctance(pod: &Pod, node: &Node) -> usize {
+    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let soft = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
+    soft.filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint))).count()
 }
 
 fn untolerated(key: &str, value: Option<&str>) -> String {

@@ -111,3 +111,66 @@ proptest! {
         prop_assert!(placed.values().max().unwrap() - placed.values().min().unwrap() <= 1);
     }
 }
+
+/// The node that a Pod with this affinity and these tolerations goes to; else why it goes nowhere.
+fn chosen(affinity: serde_json::Value, tolerations: serde_json::Value) -> String {
+    let mut world = World::default();
+    nodes(&mut world, 4);
+    for (n, label) in [("node1", "1"), ("node2", "2"), ("node3", "30")] {
+        node_object(&mut world, n, |node| node["metadata"]["labels"]["rank"] = json!(label));
+    }
+    node_object(&mut world, "node1", |node| {
+        node["spec"]["taints"] = json!([{ "key": "soft", "effect": "PreferNoSchedule" }]);
+    });
+    world.pod("a", "web", None, None);
+    let mut pod = world.get(&PODS, &ObjectKey::new("default", "a")).unwrap();
+    pod["spec"]["affinity"] = json!({ "nodeAffinity": affinity });
+    pod["spec"]["tolerations"] = tolerations;
+    world.add(&PODS, pod);
+    let planned = plan(&world.snapshot, now());
+    let bound = planned.writes.iter().find_map(|write| match write {
+        Write::Bind { node, .. } => Some(node.clone()),
+        _ => None,
+    });
+    bound.unwrap_or_else(|| {
+        world.apply(&planned);
+        message(&world, "a")
+    })
+}
+
+#[test]
+fn pods_go_to_nodes_they_have_an_affinity_to() {
+    let none = json!([]);
+    let required = |terms: serde_json::Value| json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } });
+    let rank = |operator: &str, values: serde_json::Value| json!({ "key": "rank", "operator": operator, "values": values });
+    let term = |wanted: serde_json::Value| json!({ "matchExpressions": [wanted] });
+    for (terms, expected) in [
+        (json!([term(rank("In", json!(["2", "3"])))]), "node2"),
+        (json!([term(rank("Gt", json!(["2"])))]), "node3"),
+        (json!([term(rank("Lt", json!(["2"])))]), "node1"),
+        (json!([term(rank("DoesNotExist", json!([])))]), "node4"),
+        (json!([term(rank("NotIn", json!(["1", "2", "30"])))]), "node4"),
+        // Terms are alternatives; of one, all must hold; an empty one holds nowhere.
+        (json!([{}, term(rank("In", json!(["30"])))]), "node3"),
+        (
+            json!([{ "matchExpressions": [rank("Exists", json!([])), rank("NotIn", json!(["1", "2"]))] }]),
+            "node3",
+        ),
+        (
+            json!([{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["node3"] }] }]),
+            "node3",
+        ),
+        (json!([{}]), "0/4 nodes are available: 4 node(s) didn't match Pod's node affinity/selector."),
+    ] {
+        assert_eq!(chosen(required(terms.clone()), none.clone()), expected, "{terms}");
+    }
+    let preferred = |weights: [(u8, &str); 2]| {
+        let one = |(weight, value): (u8, &str)| json!({ "weight": weight, "preference": term(rank("In", json!([value]))) });
+        json!({ "preferredDuringSchedulingIgnoredDuringExecution": weights.map(one) })
+    };
+    assert_eq!(chosen(preferred([(10, "2"), (20, "30")]), none.clone()), "node3");
+    // A taint weighs more than a wish, unless it is tolerated.
+    assert_eq!(chosen(preferred([(10, "2"), (20, "1")]), none), "node2");
+    let tolerated = json!([{ "key": "soft", "operator": "Exists" }]);
+    assert_eq!(chosen(preferred([(10, "2"), (20, "1")]), tolerated), "node1");
+}

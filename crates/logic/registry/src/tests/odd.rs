@@ -45,7 +45,14 @@ fn samples() -> Vec<Value> {
                 "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}],
                 "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "nodeName": "n", "hostname": "h",
                 "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"], "searches": ["a"], "options": [{"name": "b", "value": "c"}]},
-                "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["a"]}]},
+                "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["a"]}],
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{
+                            "matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}],
+                            "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]},
+                        "preferredDuringSchedulingIgnoredDuringExecution": [
+                            {"weight": 1, "preference": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}]}}},
             "status": {"phase": "Running", "containerStatuses": [{"name": "a", "image": "b", "imageID": "", "ready": true,
                 "restartCount": 1, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
                 "lastState": {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z"}}}]}}),

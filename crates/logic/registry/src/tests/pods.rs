@@ -232,4 +232,12 @@ fn a_pod_tolerates_a_lost_node_for_a_while_unless_it_says_otherwise() {
     assert_eq!(made(&mut world, "b", json!([own])), json!([own, usual(absent)]));
     let all = json!([{"operator": "Exists"}]);
     assert_eq!(made(&mut world, "c", all.clone()), all);
+    // For how long may change later, and tolerations may be added, but none is lost.
+    let change = |world: &mut World, tolerations: Value| {
+        world.change(&PODS, "b", None, |pod| pod["spec"]["tolerations"] = tolerations.clone())
+    };
+    let longer = json!({"key": silent, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9});
+    change(&mut world, json!([longer, usual(absent), {"key": "a", "operator": "Exists"}])).unwrap();
+    let refused = change(&mut world, json!([longer, usual(absent)])).unwrap_err();
+    says(&refused.message, "existing toleration can not be modified except its tolerationSeconds");
 }

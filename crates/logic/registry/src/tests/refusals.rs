@@ -37,6 +37,13 @@ fn lives_of_pods() {
 }
 
 #[test]
+fn where_pods_may_run() {
+    let mut base = base("v1", "Pod");
+    base["spec"] = json!({"containers": [{"name": "c", "image": "echo"}]});
+    all_are_refused(include_str!("refusals/pods_placement.txt"), &base, "/spec");
+}
+
+#[test]
 fn workloads() {
     for (kind, lines) in [
         ("Deployment", include_str!("refusals/deployments.txt")),

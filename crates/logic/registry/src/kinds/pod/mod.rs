@@ -20,6 +20,7 @@ use minisvc_apimachinery::{
 use serde_json::{Value, json};
 
 mod addresses;
+mod affinity;
 mod columns;
 mod env;
 mod evict;
@@ -28,6 +29,7 @@ mod init;
 mod lifecycle;
 mod names;
 mod probes;
+mod requirements;
 mod security;
 pub(super) mod validate;
 mod volumes;

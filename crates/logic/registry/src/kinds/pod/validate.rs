@@ -1,9 +1,9 @@
 //! What a Pod may say, and what of it may change.
 //!
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
-//! fill in of their own accord and changes nothing here (tolerations, scheduler and account names, …) is taken.
+//! fill in of their own accord and changes nothing here (scheduler and account names, …) is taken.
 
-use super::{env, host, init, lifecycle, names, probes, security, volumes};
+use super::{affinity, env, host, init, lifecycle, names, probes, security, volumes};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -19,6 +19,7 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 /// Fields of the spec that are carried out, or that are harmless. Any other must say nothing.
 const SPEC: &[&str] = &[
     "activeDeadlineSeconds",
+    "affinity",
     "automountServiceAccountToken",
     "containers",
     "dnsConfig",
@@ -77,6 +78,7 @@ pub(in crate::kinds) fn spec(spec: &Value, path: &str) -> Vec<Cause> {
     let restart = ["Always", "OnFailure", "Never"];
     choice(spec, "/restartPolicy", &field("restartPolicy"), &restart, &mut causes);
     names::check(spec, path, &mut causes);
+    affinity::check(spec, path, &mut causes);
     lifecycle::check_pod(spec, path, &mut causes);
     if let Some(seconds) = int(spec, "/terminationGracePeriodSeconds")
         && seconds < 0
@@ -236,7 +238,13 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<Cause> {
         }
     }
     let (was, is) = (items(old, "/spec/tolerations"), items(new, "/spec/tolerations"));
-    if !was.iter().all(|toleration| is.contains(toleration)) {
+    let but_seconds = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        toleration.as_object_mut().map(|map| map.remove("tolerationSeconds"));
+        toleration
+    };
+    let kept: Vec<Value> = is.iter().map(but_seconds).collect();
+    if !was.iter().all(|toleration| kept.contains(&but_seconds(toleration))) {
         let words = "existing toleration can not be modified except its tolerationSeconds";
         causes.push(Cause::forbidden("spec.tolerations", words));
     }
