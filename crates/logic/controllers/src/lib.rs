@@ -38,6 +38,7 @@ pub mod scheduler;
 pub mod service_account;
 pub mod service_cidr;
 pub mod service_lb;
+mod taints;
 #[cfg(test)]
 mod world;
 

@@ -1,4 +1,5 @@
-//! Nodes that fell silent, and Pods whose node is gone (source: kubernetes pkg/controller/nodelifecycle, podgc).
+//! Nodes that fell silent, their taints, and Pods whose node is gone or will not have them (source: kubernetes
+//! pkg/controller/nodelifecycle, tainteviction, podgc).
 //!
 //! A node is alive while its Lease is renewed. Renewals are timed by when they were *seen*, not by the clocks of the
 //! nodes, so [`Observations`] must be told of every snapshot, and that nothing could be seen for a while
@@ -7,6 +8,7 @@
 use crate::{
     objects::{is_over, node_condition, node_of, pod_is_ready, uid},
     plan::{Deletion, Notice, Owner, Plan, Write},
+    taints,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -20,7 +22,6 @@ use minisvc_apimachinery::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NODE_LEASES: &str = "kube-node-lease";
 
 /// When a node is taken for dead, and what follows.
@@ -94,15 +95,27 @@ pub fn plan(snapshot: &Snapshot, seen: &Observations, grace: &Grace, now: Timest
             plan.notices.push(notice.with(&NODES, key));
         }
     }
+    for (key, node) in &snapshot.nodes {
+        if let Some(taints) = taints::mended(node, now) {
+            let patch = json!({ "spec": { "taints": Some(taints).filter(|taints| !taints.is_empty()) } });
+            plan.writes.push(Write::patch(&NODES, key, &node.metadata, None, patch));
+        }
+    }
     for (key, pod) in &snapshot.pods {
         let Some(node_name) = node_of(pod) else { continue };
         let node_key = ObjectKey::cluster(node_name);
         match snapshot.nodes.get(&node_key) {
             None => plan.writes.extend(homeless(key, pod, node_key, seen, grace, now)),
-            Some(node) if seen.silent(node_name, now, grace) => {
-                stranded(key, pod, node, grace, now, &mut plan);
+            Some(node) => {
+                let stranded =
+                    seen.silent(node_name, now, grace) && stranded(key, pod, node, grace, now, &mut plan);
+                if !stranded && is_evicted(pod, node, now) {
+                    let message = format!("Marking for deletion Pod {key}");
+                    let notice = Notice::new(&PODS, key, &pod.metadata, "TaintManagerEviction", message);
+                    plan.notices.push(notice.with(&PODS, key));
+                    plan.writes.push(Write::delete(&PODS, key, &pod.metadata));
+                }
             }
-            Some(_) => {}
         }
     }
     plan
@@ -142,44 +155,39 @@ fn remove(key: &ObjectKey, pod: &Pod, unless_exists: Vec<Owner>) -> Write {
     Write::Delete { resource: &PODS, key: key.clone(), how }
 }
 
-/// A Pod of a silent node: it is not ready; once it tolerates that no longer it is asked to go, and once it should have
-/// gone it is removed.
-fn stranded(key: &ObjectKey, pod: &Pod, node: &Node, grace: &Grace, now: Timestamp, plan: &mut Plan) {
-    let unknown = node_condition(node, "Ready").filter(|condition| condition.status == "Unknown");
+/// A Pod of a silent node: it is not ready, and once it should have gone it is removed. True if that is to be written.
+fn stranded(key: &ObjectKey, pod: &Pod, node: &Node, grace: &Grace, now: Timestamp, plan: &mut Plan) -> bool {
+    let unknown = node_condition(node, "Ready").is_some_and(|condition| condition.status == "Unknown");
     // A Pod's deletionTimestamp is when its own grace period ends.
     let overdue = pod
         .metadata
         .deletion_timestamp
         .as_ref()
         .is_some_and(|Time(at)| now.duration_since(*at) >= grace.terminating);
-    let since = unknown.and_then(|condition| condition.last_transition_time.as_ref());
-    let silent_seconds = since.map(|Time(since)| now.duration_since(*since).as_secs());
-    if unknown.is_some() && overdue {
+    let before = plan.writes.len();
+    if unknown && overdue {
         plan.writes.push(remove(key, pod, Vec::new()));
     } else if pod_is_ready(pod) {
         plan.writes.extend(not_ready(key, pod, now));
-    } else if silent_seconds.is_some_and(|seconds| !tolerates(pod, seconds))
-        && pod.metadata.deletion_timestamp.is_none()
-        && !is_over(pod)
-    {
-        let message = format!("Marking for deletion Pod {key}");
-        let notice = Notice::new(&PODS, key, &pod.metadata, "TaintManagerEviction", message);
-        plan.notices.push(notice.with(&PODS, key));
-        plan.writes.push(Write::delete(&PODS, key, &pod.metadata));
     }
+    plan.writes.len() > before
 }
 
-/// Whether a Pod stays on a node that has been silent for so long: without a toleration not at all, with one that says
-/// no time for ever (`tolerationSeconds` of `node.kubernetes.io/unreachable`).
-fn tolerates(pod: &Pod, seconds: i64) -> bool {
-    let spec = pod.spec.as_ref();
-    let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    tolerations.iter().any(|toleration| {
-        let key = toleration.key.as_deref().unwrap_or_default();
-        let effect = toleration.effect.as_deref().unwrap_or_default();
-        [UNREACHABLE, ""].contains(&key)
-            && ["NoExecute", ""].contains(&effect)
-            && toleration.toleration_seconds.is_none_or(|most| seconds < most)
+/// Whether a Pod must leave its node for a taint (`NoExecute`): one it does not tolerate, or tolerates no longer
+/// (`tolerationSeconds`, of several the shortest; source: pkg/controller/tainteviction).
+fn is_evicted(pod: &Pod, node: &Node, now: Timestamp) -> bool {
+    if pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
+        return false;
+    }
+    taints::written(node).iter().filter(|taint| taint.effect == taints::NO_EXECUTE).any(|taint| {
+        let mut tolerating =
+            taints::tolerations(pod).iter().filter(|t| taints::tolerates(t, taint)).peekable();
+        if tolerating.peek().is_none() {
+            return true;
+        }
+        let seconds = tolerating.filter_map(|toleration| toleration.toleration_seconds).min();
+        let since = taint.time_added.as_ref().map(|Time(since)| now.duration_since(*since).as_secs());
+        seconds.zip(since).is_some_and(|(most, passed)| passed >= most)
     })
 }
 

@@ -44,14 +44,24 @@ fn a_silent_node_is_unknown_and_its_pods_not_ready_and_nobody_else() {
     let ready =
         |world: &World, pod: &str| pod_is_ready(&world.snapshot.pods[&ObjectKey::new("default", pod)]);
     assert!(!ready(&world, "a") && ready(&world, "b"));
+    let taints = |world: &World, node: &str| -> Vec<String> {
+        let taints = taints::written(&world.snapshot.nodes[&ObjectKey::cluster(node)]);
+        taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
+    };
+    world.apply(&plan(&world.snapshot, &seen, &grace, at(4)));
+    let silent = "node.kubernetes.io/unreachable";
+    assert_eq!(taints(&world, "node1"), [format!("{silent}:NoSchedule"), format!("{silent}:NoExecute")]);
+    assert_eq!(taints(&world, "node2"), Vec::<String>::new());
     assert!(plan(&world.snapshot, &seen, &grace, at(4)).is_settled());
 
-    // It comes back: its agent says so, and we leave that alone.
-    world.node("node1", true);
+    // It comes back: its agent says so, we leave that alone and take the taints away.
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["status"]["conditions"] = json!([{ "type": "Ready", "status": "True" }]);
+    world.add(&NODES, node);
     renew(&mut world, "node1", 9);
     seen.observe(&world.snapshot, at(9));
-    let planned = plan(&world.snapshot, &seen, &grace, at(9));
-    assert!(!planned.writes.iter().any(|write| write.target().1.name == "node1"));
+    world.apply(&plan(&world.snapshot, &seen, &grace, at(9)));
+    assert_eq!((status(&world, "node1"), taints(&world, "node1").len()), ("True".to_owned(), 0));
 }
 
 #[test]
@@ -89,6 +99,7 @@ fn pods_nobody_will_end_are_removed_in_time() {
                     assert_eq!(how.unless_exists.len(), usize::from(key.name == "orphan"));
                     if key.name == "orphan" { 5 } else { 10 }
                 }
+                Write::Patch { subresource: None, .. } => 5, // taints
                 _ => 4,
             };
             assert_eq!(second, expected, "{write:?}");
@@ -114,7 +125,7 @@ fn pods_of_a_silent_node_go_when_they_tolerate_it_no_longer() {
     tolerate("none", json!([{ "key": "other", "operator": "Exists" }]));
     tolerate(
         "patient",
-        json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20 }]),
+        json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20 }]),
     );
     seen.observe(&world.snapshot, at(0));
     let mut gone = Vec::new();
@@ -126,6 +137,39 @@ fn pods_of_a_silent_node_go_when_they_tolerate_it_no_longer() {
         }
         world.apply(&planned);
     }
-    // The node is given up after 4 seconds.
-    assert_eq!(gone, [(5, "none".to_owned()), (24, "patient".to_owned())]);
+    // The node is given up after 4 seconds, and has its taints a round later.
+    assert_eq!(gone, [(6, "none".to_owned()), (25, "patient".to_owned())]);
+}
+
+#[test]
+fn pods_leave_a_node_for_a_taint_somebody_put_there() {
+    let mut world = World::default();
+    let (mut seen, grace) = (Observations::default(), Grace::default());
+    world.node("node1", true);
+    renew(&mut world, "node1", 0);
+    for (name, seconds) in [("goes", None), ("waits", Some(json!(3))), ("stays", Some(json!(null)))] {
+        world.pod(name, "web", Some("node1"), None);
+        let mut pod = world.get(&PODS, &ObjectKey::new("default", name)).unwrap();
+        if let Some(seconds) = seconds {
+            let toleration = json!({ "key": "repair", "operator": "Exists", "tolerationSeconds": seconds });
+            pod["spec"]["tolerations"] = json!([toleration]);
+        }
+        world.add(&PODS, pod);
+    }
+    let mut node = world.get(&NODES, &ObjectKey::cluster("node1")).unwrap();
+    node["spec"]["taints"] = json!([{ "key": "repair", "effect": "NoExecute" }]);
+    world.add(&NODES, node);
+    let mut gone = Vec::new();
+    for second in 0..9 {
+        renew(&mut world, "node1", second);
+        seen.observe(&world.snapshot, at(second));
+        let planned = plan(&world.snapshot, &seen, &grace, at(second));
+        for write in planned.writes.iter().filter(|write| matches!(write, Write::Delete { .. })) {
+            gone.push((second, write.target().1.name.clone()));
+        }
+        world.apply(&planned);
+    }
+    assert_eq!(gone, [(0, "goes".to_owned()), (3, "waits".to_owned())]);
+    let node = &world.snapshot.nodes[&ObjectKey::cluster("node1")];
+    assert!(taints::written(node)[0].time_added.is_some(), "{node:?}");
 }

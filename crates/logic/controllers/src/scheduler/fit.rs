@@ -1,30 +1,21 @@
 //! Whether a node takes a Pod, and Kubernetes' words if not.
 
 use super::{node_affinity, room};
-use crate::objects::node_condition;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use crate::taints;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 
 /// Why `node`, which runs `pods` Pods, does not take `pod`; none if it does.
 pub(super) fn refusal(pod: &Pod, node: &Node, pods: usize) -> Option<String> {
-    let spec = node.spec.as_ref();
-    if spec.and_then(|spec| spec.unschedulable).unwrap_or(false) {
-        return Some("node(s) were unschedulable".to_owned());
-    }
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let ready = node_condition(node, "Ready").map(|condition| condition.status.as_str());
-    match ready {
-        Some("True") if node.metadata.deletion_timestamp.is_none() => {}
-        Some("Unknown") => return Some(untolerated("node.kubernetes.io/unreachable", None)),
-        _ => return Some(untolerated("node.kubernetes.io/not-ready", None)),
-    }
-    let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let refusing = |taint: &&Taint| {
-        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
-            && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
-    };
-    if let Some(taint) = taints.iter().find(refusing) {
-        return Some(untolerated(&taint.key, taint.value.as_deref()));
+    let taints = taints::effective(node);
+    if let Some(taint) = taints::untolerated(pod, &taints, &[taints::NO_SCHEDULE, taints::NO_EXECUTE]) {
+        return Some(match taint.key.as_str() {
+            taints::UNSCHEDULABLE => "node(s) were unschedulable".to_owned(),
+            key => {
+                let value = taint.value.as_deref().unwrap_or_default();
+                format!("node(s) had untolerated taint {{{key}: {value}}}")
+            }
+        });
     }
     if !node_affinity::allows(pod, node) {
         return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
@@ -37,27 +28,9 @@ pub(super) fn refusal(pod: &Pod, node: &Node, pods: usize) -> Option<String> {
 
 /// How many taints by which a node would rather not have the Pod it does not tolerate.
 pub(super) fn reluctance(pod: &Pod, node: &Node) -> usize {
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let soft = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
-    soft.filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint))).count()
-}
-
-fn untolerated(key: &str, value: Option<&str>) -> String {
-    format!("node(s) had untolerated taint {{{key}: {}}}", value.unwrap_or_default())
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let says = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    if says(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
-        return false;
-    }
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    match says(&toleration.key) {
-        None => exists,
-        Some(key) if key != taint.key => false,
-        Some(_) => exists || says(&toleration.value) == says(&taint.value),
-    }
+    let soft = taints::written(node).iter().filter(|taint| taint.effect == taints::PREFER_NO_SCHEDULE);
+    let tolerations = taints::tolerations(pod);
+    soft.filter(|taint| !tolerations.iter().any(|toleration| taints::tolerates(toleration, taint))).count()
 }
 
 /// `0/3 nodes are available: 1 node(s) were unschedulable, 2 Too many pods.`
