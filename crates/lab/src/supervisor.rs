@@ -25,6 +25,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+/// How long a machine of a lab may be silent, in seconds: nobody wants to wait there.
+const SILENCE_FLAG: &str = "--node-monitor-grace-period";
+const SILENCE_S: &str = "4";
 /// The port of the API.
 const API_PORT: u16 = 6443;
 /// Longest wait for the first server's join token.
@@ -169,6 +172,9 @@ impl Supervisor {
                 ("--write-kubeconfig", files.kubeconfig().to_string_lossy().into_owned()),
             ] {
                 args.extend([flag.to_owned(), value]);
+            }
+            if !self.options.server_flags.iter().any(|flag| flag == SILENCE_FLAG) {
+                args.extend([SILENCE_FLAG, SILENCE_S].map(str::to_owned));
             }
             args.extend(self.options.server_flags.iter().cloned());
         } else {

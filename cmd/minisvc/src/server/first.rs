@@ -6,9 +6,11 @@ use super::{
 };
 use crate::local::Role;
 use anyhow::{Context, bail};
+use jiff::SignedDuration;
 use minisvc_apimachinery::Family;
 use minisvc_apiserver::{ApiServer, Pki, PkiOptions};
 use minisvc_client::{ApiClient, Credentials};
+use minisvc_controllers::node_lifecycle::Grace;
 use minisvc_manager::{Manager, ManagerConfig};
 use minisvc_store::{Limits, Store};
 use nix::{
@@ -61,7 +63,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     // Service default/kubernetes is of the primary family, so its endpoint should be.
     let primary = addresses.iter().copied().find(|ip| Family::of(*ip) == cluster.primary_family());
     let api_server = SocketAddr::new(primary.unwrap_or(underlay.address), args.bind.port());
-    let manager = manager(&name, &cluster, api_server, &api_url, &pki)?;
+    let manager = manager(&name, &cluster, api_server, &api_url, &pki, grace(&args))?;
     let papers = node::Papers {
         ca: pki.ca_certificate().to_owned(),
         certificate: pki.node.certificate.clone(),
@@ -96,12 +98,19 @@ fn open(data_dir: &std::path::Path, options: &PkiOptions) -> anyhow::Result<(Sto
     Ok((store, pki))
 }
 
+/// When nodes are given up.
+fn grace(args: &ServerArgs) -> Grace {
+    let said = args.node_monitor_grace_period.map(|seconds| SignedDuration::from_secs(seconds.into()));
+    Grace { silence: said.unwrap_or(Grace::default().silence), ..Grace::default() }
+}
+
 fn manager(
     name: &str,
     cluster: &minisvc_apimachinery::ClusterConfig,
     api_server: SocketAddr,
     api_url: &str,
     pki: &Pki,
+    grace: Grace,
 ) -> anyhow::Result<Manager> {
     let credentials = Credentials::Certificate {
         certificate: pki.controllers.certificate.clone(),
@@ -113,7 +122,7 @@ fn manager(
         cluster: cluster.clone(),
         api_server,
         ca: pki.ca_certificate().to_owned(),
-        grace: minisvc_controllers::node_lifecycle::Grace::default(),
+        grace,
         node_name: name.to_owned(),
     };
     Ok(Manager::new(client, config))

@@ -101,6 +101,9 @@ pub struct ServerArgs {
     /// theirs [default: none].
     #[arg(long, env = "MINISVC_ALLOWED_EXTERNAL_IPS", value_name = "CIDR")]
     pub allowed_external_ips: Option<String>,
+    /// Silence, in seconds, after which a node is NotReady and its endpoints are left out; 2 or more [default: 40].
+    #[arg(long, env = "MINISVC_NODE_MONITOR_GRACE_PERIOD", value_parser = clap::value_parser!(u32).range(2..=3600), value_name = "SECONDS")]
+    pub node_monitor_grace_period: Option<u32>,
     /// Where the API's objects are kept.
     #[arg(long, env = "MINISVC_DATASTORE", default_value = "sled")]
     pub datastore: String,
@@ -254,6 +257,7 @@ impl ServerArgs {
             ("--overlay", self.overlay.is_some()),
             ("--load-balancer-pool", self.load_balancer_pool.is_some()),
             ("--allowed-external-ips", self.allowed_external_ips.is_some()),
+            ("--node-monitor-grace-period", self.node_monitor_grace_period.is_some()),
         ]
         .into_iter()
         .filter_map(|(flag, given)| given.then_some(flag))

@@ -100,7 +100,7 @@ async fn a_cluster_is_run_over_a_restart_of_its_server() {
         cluster: cluster(),
         api_server: "192.168.9.1:6443".parse().unwrap(),
         ca: server.pki.ca_certificate().to_owned(),
-        grace: Grace::default(),
+        grace: Grace { silence: jiff::SignedDuration::from_secs(4), ..Grace::default() },
         node_name: "node1".to_owned(),
     };
     let manager = Manager::new(controllers, config);

@@ -36,9 +36,10 @@ pub struct Grace {
 }
 
 impl Default for Grace {
+    /// Silence as kube-controller-manager has it (`--node-monitor-grace-period`).
     fn default() -> Self {
         Self {
-            silence: SignedDuration::from_secs(4),
+            silence: SignedDuration::from_secs(40),
             terminating: SignedDuration::from_secs(10),
             orphaned: SignedDuration::from_secs(5),
         }

@@ -2,6 +2,10 @@ use super::*;
 use crate::{objects::pod_is_ready, world::World};
 use minisvc_apimachinery::resource::LEASES;
 
+fn four_seconds() -> Grace {
+    Grace { silence: SignedDuration::from_secs(4), ..Grace::default() }
+}
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_800_000_000 + seconds)
 }
@@ -24,7 +28,7 @@ fn status(world: &World, node: &str) -> String {
 #[test]
 fn a_silent_node_is_unknown_and_its_pods_not_ready_and_nobody_else() {
     let mut world = World::default();
-    let (mut seen, grace) = (Observations::default(), Grace::default());
+    let (mut seen, grace) = (Observations::default(), four_seconds());
     for node in ["node1", "node2"] {
         world.node(node, true);
         renew(&mut world, node, 0);
@@ -67,7 +71,7 @@ fn a_silent_node_is_unknown_and_its_pods_not_ready_and_nobody_else() {
 #[test]
 fn what_we_could_not_see_is_nobodys_death() {
     let mut world = World::default();
-    let (mut seen, grace) = (Observations::default(), Grace::default());
+    let (mut seen, grace) = (Observations::default(), four_seconds());
     world.node("node1", true);
     renew(&mut world, "node1", 0);
     seen.observe(&world.snapshot, at(0));
@@ -80,7 +84,7 @@ fn what_we_could_not_see_is_nobodys_death() {
 #[test]
 fn pods_nobody_will_end_are_removed_in_time() {
     let mut world = World::default();
-    let (mut seen, grace) = (Observations::default(), Grace::default());
+    let (mut seen, grace) = (Observations::default(), four_seconds());
     world.node("node1", true);
     world.pod("orphan", "web", Some("node7"), Some("10.42.7.2"));
     world.pod("ending", "web", Some("node1"), None);
@@ -112,7 +116,7 @@ fn pods_nobody_will_end_are_removed_in_time() {
 #[test]
 fn pods_of_a_silent_node_go_when_they_tolerate_it_no_longer() {
     let mut world = World::default();
-    let (mut seen, grace) = (Observations::default(), Grace::default());
+    let (mut seen, grace) = (Observations::default(), four_seconds());
     world.node("node1", true);
     world.pod("stays", "web", Some("node1"), None);
     world.pod("patient", "web", Some("node1"), None);
@@ -144,7 +148,7 @@ fn pods_of_a_silent_node_go_when_they_tolerate_it_no_longer() {
 #[test]
 fn pods_leave_a_node_for_a_taint_somebody_put_there() {
     let mut world = World::default();
-    let (mut seen, grace) = (Observations::default(), Grace::default());
+    let (mut seen, grace) = (Observations::default(), four_seconds());
     world.node("node1", true);
     renew(&mut world, "node1", 0);
     for (name, seconds) in [("goes", None), ("waits", Some(json!(3))), ("stays", Some(json!(null)))] {
