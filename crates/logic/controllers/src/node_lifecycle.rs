@@ -180,7 +180,7 @@ fn is_evicted(pod: &Pod, node: &Node, now: Timestamp) -> bool {
     if pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
         return false;
     }
-    taints::written(node).iter().filter(|taint| taint.effect == taints::NO_EXECUTE).any(|taint| {
+    taints::standing(node).filter(|taint| taint.effect == taints::NO_EXECUTE).any(|taint| {
         let mut tolerating =
             taints::tolerations(pod).iter().filter(|t| taints::tolerates(t, taint)).peekable();
         if tolerating.peek().is_none() {

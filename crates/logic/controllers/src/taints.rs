@@ -59,9 +59,16 @@ pub(crate) fn written(node: &Node) -> &[Taint] {
     node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
 }
 
-/// The taints that count for new Pods: those a node has, and those that its state will lead to.
+/// The taints a node has, without those of ours that its state gives no reason for any more: they are about to go.
+pub(crate) fn standing(node: &Node) -> impl Iterator<Item = &Taint> {
+    let implied = implied(node);
+    let is_implied = move |taint: &Taint| implied.contains(&(taint.key.as_str(), taint.effect.as_str()));
+    written(node).iter().filter(move |taint| !is_ours(taint) || is_implied(taint))
+}
+
+/// The taints that count for new Pods: those that stand, and those that its state will lead to.
 pub(crate) fn effective(node: &Node) -> Vec<Taint> {
-    let mut taints = written(node).to_vec();
+    let mut taints: Vec<Taint> = standing(node).cloned().collect();
     let going = node.metadata.deletion_timestamp.as_ref().map(|_| (NOT_READY, NO_SCHEDULE));
     for (key, effect) in implied(node).into_iter().chain(going) {
         if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
@@ -76,9 +83,7 @@ pub(crate) fn mended(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     // Before its first status there is nothing to go by.
     node_condition(node, "Ready")?;
     let (written, implied) = (written(node), implied(node));
-    let is_implied = |taint: &Taint| implied.contains(&(taint.key.as_str(), taint.effect.as_str()));
-    let mut taints: Vec<Taint> =
-        written.iter().filter(|taint| !is_ours(taint) || is_implied(taint)).cloned().collect();
+    let mut taints: Vec<Taint> = standing(node).cloned().collect();
     // `kubectl taint` says no time: what Pods tolerate for a while is counted from when it was seen.
     for taint in taints.iter_mut().filter(|taint| taint.effect == NO_EXECUTE) {
         taint.time_added.get_or_insert(Time(now));
@@ -177,6 +182,11 @@ mod tests {
         object.status.as_mut().unwrap().conditions =
             serde_json::from_value(conditions("True", "False")).unwrap();
         assert_eq!(keys(&mended(&object, now).unwrap()), ["dedicated:NoSchedule"]);
+        assert_eq!(
+            keys(&effective(&object)),
+            ["dedicated:NoSchedule"],
+            "what is about to go keeps nobody away"
+        );
         object.status.as_mut().unwrap().conditions = None;
         assert_eq!(mended(&object, now), None, "nothing is known yet");
         assert!(keys(&effective(&object)).contains(&"node.kubernetes.io/not-ready:NoSchedule".to_owned()));
