@@ -105,9 +105,9 @@ fn outcome(yaml: &str, questions: &str, overlay: Overlay) -> String {
     let records = Records::new(&cluster, &synced);
     let node = minisvc_proxy::NodeView {
         name: NODE.to_owned(),
-        zone: None,
         addresses: vec![ADDRESS],
         cluster: cluster.clone(),
+        ..minisvc_proxy::NodeView::default()
     };
     let table = minisvc_proxy::desired(&snapshot, &node, ServiceTable::<Ipv4Addr>::new());
     let view = minisvc_podnet::NodeView {

@@ -119,8 +119,8 @@ pub fn planner(actual: ServiceTable) -> anyhow::Result<Planner> {
     let node = NodeView {
         name: "n1".to_owned(),
         addresses: vec![[192, 168, 9, 1].into()],
-        zone: None,
         cluster: cluster_config()?,
+        ..NodeView::default()
     };
     Ok(Planner::new(node, actual))
 }

@@ -34,7 +34,7 @@ use minisvc_apimachinery::{ClusterConfig, Snapshot, Synced};
 use minisvc_client::{ApiClient, Follower, Interest, Kind, events::Recorder, follow};
 pub use minisvc_podnet::Underlay;
 use minisvc_runtime::Runtime;
-pub use node_ports::NodePortAddresses;
+pub use node_ports::{NodePortAddresses, PortAddresses};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
@@ -64,8 +64,8 @@ pub struct NodeIdentity {
     /// The parts of the cluster's networks that are its own, one a family, the primary one first; empty until the manager
     /// has given it some.
     pub pod_cidrs: watch::Receiver<Vec<IpNet>>,
-    /// Its addresses on which node ports answer.
-    pub node_ports_at: watch::Receiver<Vec<IpAddr>>,
+    /// Its addresses on which node ports, and ports of Pods, answer.
+    pub ports_at: watch::Receiver<PortAddresses>,
 }
 
 /// What a node is started with.
@@ -97,7 +97,7 @@ pub struct Agent {
     config: AgentConfig,
     identity: Arc<NodeIdentity>,
     pod_cidrs: watch::Sender<Vec<IpNet>>,
-    node_ports_at: watch::Sender<Vec<IpAddr>>,
+    ports_at: watch::Sender<PortAddresses>,
     nameserver: Option<minisvc_nameserver::Nameserver>,
     ingress: Option<minisvc_ingress_proxy::IngressProxy>,
     node_server: TcpListener,
@@ -117,14 +117,14 @@ impl Agent {
     pub async fn bind(config: AgentConfig) -> Result<Self, AgentError> {
         let (pod_cidrs, receiver) = watch::channel(Vec::new());
         let first = node_ports::now(&config.node_port_addresses, &config.underlay, &config.cluster).await;
-        let (node_ports_at, receiver_of_ports) = watch::channel(first);
+        let (ports_at, receiver_of_ports) = watch::channel(first);
         let identity = Arc::new(NodeIdentity {
             name: config.node_name.clone(),
             underlay: config.underlay.clone(),
             cluster: config.cluster.clone(),
             control_plane: config.control_plane,
             pod_cidrs: receiver,
-            node_ports_at: receiver_of_ports,
+            ports_at: receiver_of_ports,
         });
         let address = identity.underlay.address;
         Ok(Self {
@@ -135,7 +135,7 @@ impl Agent {
             config,
             identity,
             pod_cidrs,
-            node_ports_at,
+            ports_at,
         })
     }
 
@@ -144,8 +144,7 @@ impl Agent {
     /// # Errors
     /// If the records of Pods that run already cannot be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { config, identity, pod_cidrs, node_ports_at, nameserver, ingress, node_server, health } =
-            self;
+        let Self { config, identity, pod_cidrs, ports_at, nameserver, ingress, node_server, health } = self;
         let client = config.client.clone();
         let follower: Follower = follow(&client, &interest(&identity.name, ingress.is_some()));
         let snapshots = follower.snapshots();
@@ -171,7 +170,12 @@ impl Agent {
         tracing::info!(node = identity.name, adopted, "node starts");
 
         tasks.spawn(node::keep(identity.clone(), client, snapshots.clone()));
-        tasks.spawn(node_ports::follow(config.node_port_addresses, identity.clone(), node_ports_at));
+        tasks.spawn(node_ports::follow(
+            config.node_port_addresses,
+            identity.clone(),
+            snapshots.clone(),
+            ports_at,
+        ));
         tasks.spawn(pods::follow_pod_cidrs(identity.clone(), snapshots.clone(), pod_cidrs));
         tasks.spawn(pods.run());
         let network = network::NetworkLoop {

@@ -36,10 +36,10 @@ pub async fn keep(identity: Arc<NodeIdentity>, client: ApiClient, mut snapshots:
     tracing::info!(node = identity.name, "registered");
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut node_ports_at = identity.node_ports_at.clone();
+    let mut ports_at = identity.ports_at.clone();
     loop {
         tokio::select! {
-            Ok(()) = node_ports_at.changed() => {
+            Ok(()) = ports_at.changed() => {
                 if let Err(error) = register(&identity, &client).await {
                     tracing::warn!(%error, "node annotations");
                 }
@@ -105,12 +105,14 @@ async fn register(identity: &NodeIdentity, client: &ApiClient) -> Result<(), Age
 
 /// What others need to know to follow a packet through this node.
 fn annotations(identity: &NodeIdentity) -> BTreeMap<String, String> {
+    let ports_at = identity.ports_at.borrow().clone();
     let facts = NodeFacts {
         cluster: identity.cluster.clone(),
         link: identity.underlay.ifname.clone(),
         prefix_len: identity.underlay.prefix_len,
         second: identity.underlay.second,
-        node_ports_at: Some(identity.node_ports_at.borrow().clone()),
+        node_ports_at: Some(ports_at.node_ports),
+        addresses: ports_at.host_ports,
     };
     let text = serde_json::to_string(&facts).ok();
     text.into_iter().map(|text| (FACTS_ANNOTATION.to_owned(), text)).collect()

@@ -1,15 +1,19 @@
-//! The addresses of this node on which node ports answer.
+//! The addresses of this node on which node ports answer, and all those on which ports of Pods (`hostPort`) do.
 //!
 //! Invariant: never one of the loopback, of a Pod or of a load balancer, whatever networks are named
 //! (kube-proxy's `--nodeport-addresses`, KEP-3866).
 
-use crate::NodeIdentity;
+use crate::{NodeIdentity, Snapshots};
 use ipnet::IpNet;
 use minisvc_apimachinery::ClusterConfig;
 use minisvc_datapath::link::underlay_facts;
 use minisvc_netstate::link::{Interface, LINK_PREFIX};
 use minisvc_podnet::Underlay;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How often the node's addresses are looked at.
@@ -25,36 +29,56 @@ pub enum NodePortAddresses {
     Within(Vec<IpNet>),
 }
 
+/// The node's addresses by what answers on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortAddresses {
+    /// Node ports.
+    pub node_ports: Vec<IpAddr>,
+    /// Ports of Pods.
+    pub host_ports: Vec<IpAddr>,
+}
+
 /// The addresses as they are now. Those of the underlay are known even if the kernel cannot be asked.
-pub async fn now(choice: &NodePortAddresses, underlay: &Underlay, cluster: &ClusterConfig) -> Vec<IpAddr> {
-    let NodePortAddresses::Within(networks) = choice else { return underlay.addresses() };
+pub async fn now(choice: &NodePortAddresses, underlay: &Underlay, cluster: &ClusterConfig) -> PortAddresses {
     let interfaces = match underlay_facts().await {
         Ok((interfaces, _)) => interfaces,
         Err(error) => {
-            tracing::warn!(%error, "the node's addresses cannot be read: node ports answer on the underlay's only");
+            tracing::warn!(%error, "the node's addresses cannot be read: ports answer on the underlay's only");
             Vec::new()
         }
     };
-    chosen(&interfaces, networks, underlay, cluster)
+    let everywhere =
+        [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].map(|any| IpNet::new_assert(any, 0));
+    PortAddresses {
+        node_ports: match choice {
+            NodePortAddresses::Primary => underlay.addresses(),
+            NodePortAddresses::Within(networks) => chosen(&interfaces, networks, underlay, cluster),
+        },
+        host_ports: chosen(&interfaces, &everywhere, underlay, cluster),
+    }
 }
 
-/// Keeps the addresses up to date.
+/// Keeps the addresses up to date, while there is somebody whom they concern.
 pub async fn follow(
     choice: NodePortAddresses,
     identity: Arc<NodeIdentity>,
-    sender: watch::Sender<Vec<IpAddr>>,
+    snapshots: Snapshots,
+    sender: watch::Sender<PortAddresses>,
 ) {
-    if choice == NodePortAddresses::Primary {
-        // They never change, and those who read them must not see the end.
-        return sender.closed().await;
-    }
     loop {
         tokio::time::sleep(LOOK).await;
+        let concerned = choice != NodePortAddresses::Primary
+            || snapshots.borrow().as_ref().is_some_and(|snapshot| {
+                snapshot.pods.values().any(|pod| minisvc_proxy::host_port::wants_ports(pod, &identity.name))
+            });
+        if !concerned {
+            continue;
+        }
         let chosen = now(&choice, &identity.underlay, &identity.cluster).await;
         sender.send_if_modified(|known| {
             let changed = *known != chosen;
             if changed {
-                tracing::info!(?chosen, "addresses of node ports");
+                tracing::info!(?chosen, "addresses of the node's ports");
                 *known = chosen;
             }
             changed

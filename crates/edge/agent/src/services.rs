@@ -6,8 +6,12 @@
 //! Invariant: a table is read from the kernel only at start, after a failed change, and after somebody else's change of any
 //! table; a restart changes what differs and nothing else.
 
-use crate::{NodeIdentity, Snapshots};
-use minisvc_apimachinery::{ObjectKey, Snapshot, resource::SERVICES};
+use crate::{NodeIdentity, PortAddresses, Snapshots};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use minisvc_apimachinery::{
+    ObjectKey, Snapshot,
+    resource::{PODS, Resource, SERVICES},
+};
 use minisvc_client::events::{Occurrence, Recorder};
 use minisvc_datapath::{
     conntrack,
@@ -95,8 +99,9 @@ impl ServiceLoop {
             let snapshot = self.snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 self.hold(&mut held, &snapshot);
-                let NodeIdentity { name, cluster, node_ports_at, .. } = &*self.identity;
-                let node = NodeView::of(&snapshot, name, node_ports_at.borrow().clone(), cluster);
+                let NodeIdentity { name, cluster, ports_at, .. } = &*self.identity;
+                let PortAddresses { node_ports, host_ports } = ports_at.borrow().clone();
+                let node = NodeView::of(&snapshot, name, node_ports, host_ports, cluster);
                 let known = std::mem::take(&mut tables);
                 let pass = tokio::task::spawn_blocking(move || known.pass(&node, &snapshot)).await;
                 match pass {
@@ -136,16 +141,29 @@ impl ServiceLoop {
         }
     }
 
-    /// Says once of each rejected Service why.
+    /// Says once of each rejected Service or Pod why.
     async fn say(&self, rejected: Vec<Rejection>, said: &mut BTreeSet<Rejection>) {
         said.retain(|known| rejected.contains(known));
         for rejection in rejected {
             if said.insert(rejection.clone()) {
                 let key = ObjectKey::new(&rejection.namespace, &rejection.name);
-                let what = Occurrence::warning(&SERVICES, key, "", rejection.reason, rejection.message);
+                let (kind, uid) = self.kind_and_uid(rejection.kind, &key);
+                let what = Occurrence::warning(kind, key, &uid, rejection.reason, rejection.message);
                 let _nothing_depends_on_it = self.recorder.record(&what, jiff::Timestamp::now()).await;
             }
         }
+    }
+}
+
+impl ServiceLoop {
+    fn kind_and_uid(&self, kind: &str, key: &ObjectKey) -> (&'static Resource, String) {
+        let snapshot = self.snapshots.borrow().clone();
+        let of = |meta: &ObjectMeta| meta.uid.clone();
+        let uid = snapshot.and_then(|snapshot| match kind {
+            "Pod" => of(&snapshot.pods.get(key)?.metadata),
+            _ => of(&snapshot.services.get(key)?.metadata),
+        });
+        (if kind == "Pod" { &PODS } else { &SERVICES }, uid.unwrap_or_default())
     }
 }
 

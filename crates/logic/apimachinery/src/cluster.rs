@@ -154,6 +154,9 @@ pub struct NodeFacts {
     /// Its addresses on which node ports answer; an older node does not say.
     #[serde(default)]
     pub node_ports_at: Option<Vec<IpAddr>>,
+    /// Its addresses on all its links, where ports of Pods answer too.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
 }
 
 impl NodeFacts {
@@ -206,6 +209,7 @@ mod tests {
             prefix_len: 24,
             second: None,
             node_ports_at: None,
+            addresses: Vec::new(),
         };
         let mut node = Node::default();
         assert_eq!(NodeFacts::of(&node), None);

@@ -6,13 +6,9 @@
 //! Invariant: what becomes of the packet is said by [`trace`] over the planner's table, the same that is sent to the
 //! kernel; the objects are only asked for names and reasons.
 
-use crate::{
-    Planner,
-    plan::{Place, ServicePlan},
-    service::view,
-    trace,
-};
-use minisvc_apimachinery::{ObjectKey, Snapshot};
+use crate::{Planner, host_port, owner::Owner, plan::Place, service::view, trace};
+use k8s_openapi::api::core::v1::Pod;
+use minisvc_apimachinery::Snapshot;
 use minisvc_netstate::{
     family::{Address, Endpoint, Network},
     nft::{Class, Connection, Frontend, Packet, Step, Verdict},
@@ -29,14 +25,16 @@ pub enum Entry {
     LoadBalancer,
     /// One of its external IPs.
     ExternalIp,
+    /// A port of the node that is a Pod's.
+    HostPort,
 }
 
-/// The Service a packet is for.
+/// The Service or Pod a packet is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matched<A: Address> {
-    /// Its key.
-    pub service: ObjectKey,
-    /// The port of the Service.
+    /// Which one.
+    pub owner: Owner,
+    /// The port of the Service, or of the Pod's container.
     pub port: u16,
     /// That port's name; empty if it has none.
     pub port_name: String,
@@ -102,7 +100,7 @@ pub enum Outcome<A> {
 /// The whole of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation<A: Address> {
-    /// The Service it is for, if it is for one.
+    /// What it is for, if it is for any.
     pub matched: Option<Matched<A>>,
     /// What becomes of it.
     pub outcome: Outcome<A>,
@@ -138,6 +136,22 @@ pub fn explain<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &P
     Explanation { matched, outcome, steps: first.steps }
 }
 
+/// A port of the node that leads to a Pod on it, whoever comes.
+fn of_pod<A: Address>(owner: &Owner, pod: &Pod, packet: &Packet<A>, inside: bool) -> Option<Matched<A>> {
+    let port = host_port::port_behind(pod, (packet.destination.into(), packet.protocol, packet.port))?;
+    Some(Matched {
+        owner: owner.clone(),
+        port: u16::try_from(port.container_port).ok()?,
+        port_name: port.name.clone().unwrap_or_default(),
+        entry: Entry::HostPort,
+        inside,
+        local: true,
+        distribution: None,
+        source_ranges: None,
+        affinity_s: None,
+    })
+}
+
 /// A source that is in the ranges was let through to another chain; the rest is the Local policy.
 fn dropped<A: Address>(matched: Option<&Matched<A>>, steps: &[Step]) -> Reason {
     let ranged = matched.is_some_and(|matched| matched.source_ranges.is_some());
@@ -146,21 +160,15 @@ fn dropped<A: Address>(matched: Option<&Matched<A>>, steps: &[Step]) -> Reason {
     if ranged && refused { Reason::SourceNotAllowed } else { Reason::NoLocalEndpoint }
 }
 
-/// The place that a packet is sent to, if a Service owns one there.
-fn place<'a, A: Address>(
-    planner: &'a Planner<A>,
-    packet: &Packet<A>,
-) -> Option<(Place<A>, &'a ObjectKey, &'a ServicePlan<A>)> {
-    let Packet { destination: address, protocol, port, .. } = *packet;
-    let mut places = vec![Place::Address(Frontend { address, protocol, port })];
-    if planner.node().addresses_of().any(|own: A| own == address) {
-        places.push(Place::NodePort(protocol, port));
-    }
-    places.into_iter().find_map(|place| planner.owner(&place).map(|(key, plan)| (place, key, plan)))
-}
-
 fn matched<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &Packet<A>) -> Option<Matched<A>> {
-    let (place, key, plan) = place(planner, packet)?;
+    let Packet { destination: address, protocol, port, .. } = *packet;
+    let (place, owner, plan) = planner.owner_at(Frontend { address, protocol, port })?;
+    let inside =
+        packet.from_node || planner.node().cluster_networks::<A>().iter().any(|net| net.holds(packet.source));
+    let key = match owner {
+        Owner::Service(key) => key,
+        Owner::Pod(key) => return of_pod(owner, snapshot.pods.get(key)?, packet, inside),
+    };
     let service = snapshot.services.get(key)?;
     let view = view::<A>(service, &mut Vec::new())?;
     let entry = match place {
@@ -173,16 +181,14 @@ fn matched<A: Address>(planner: &Planner<A>, snapshot: &Snapshot, packet: &Packe
         let number = if entry == Entry::NodePort { port.node_port } else { Some(port.port) };
         port.protocol == packet.protocol && number == Some(packet.port)
     })?;
-    let inside =
-        packet.from_node || planner.node().cluster_networks::<A>().iter().any(|net| net.holds(packet.source));
     let local = match entry {
         Entry::ClusterIp => view.internal_local,
         // Who is inside already reaches every endpoint.
-        Entry::NodePort | Entry::LoadBalancer | Entry::ExternalIp => view.external_local && !inside,
+        _ => view.external_local && !inside,
     };
     let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.clone());
     Some(Matched {
-        service: key.clone(),
+        owner: owner.clone(),
         port: port.port,
         port_name: port.name.clone(),
         entry,

@@ -4,7 +4,8 @@
 //! the objects that were left out with the reason.
 //!
 //! - [`service`]: a Service's spec as typed values. [`endpoints`]: who may answer, by traffic policy.
-//! - [`plan`]: what one Service wants, without numbers. [`elements`]: that as elements of the table.
+//! - [`plan`]: what one Service wants, without numbers. [`host_port`]: what a Pod with ports of the node does.
+//!   [`elements`]: that as elements of the table. [`owner`]: whose that is.
 //! - [`planner`]: all Services together, recomputing only those that a change touched.
 //! - [`holder`]: which node answers for a load balancer's address.
 //! - [`health_check`]: what load balancers ask of each Service.
@@ -20,7 +21,9 @@ pub mod endpoints;
 pub mod explain;
 pub mod health_check;
 pub mod holder;
+pub mod host_port;
 pub mod numbers;
+pub mod owner;
 pub mod plan;
 pub mod planner;
 pub mod service;
@@ -31,5 +34,6 @@ pub use health_check::{HealthCheck, HealthChecks};
 pub use holder::{Held, lb_holder, load_balancer_addresses_of};
 pub use minisvc_netstate::flow::UdpFlow;
 pub use minisvc_netstate::nft::trace::trace;
+pub use owner::Owner;
 pub use plan::NodeView;
 pub use planner::{Delta, Planner, desired};

@@ -22,12 +22,16 @@ use std::{collections::BTreeSet, net::IpAddr};
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What the table of a node depends on besides the cluster's objects.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
     /// `metadata.name` of the node.
     pub name: String,
     /// The node's primary addresses: node ports answer on these and nowhere else.
     pub addresses: Vec<IpAddr>,
+    /// Its other addresses: ports of Pods (`hostPort`) answer on these too.
+    pub more_addresses: Vec<IpAddr>,
+    /// Ports of the API, if it is served here.
+    pub api_ports: Vec<u16>,
     /// The node's zone (label `topology.kubernetes.io/zone`), which endpoints may be kept for.
     pub zone: Option<String>,
     /// What all nodes agree on.
@@ -36,12 +40,28 @@ pub struct NodeView {
 
 impl NodeView {
     /// The node of this name and these addresses: its zone is what its Node says, and ServiceCIDRs add networks to the cluster's.
-    pub fn of(snapshot: &Snapshot, name: &str, addresses: Vec<IpAddr>, cluster: &ClusterConfig) -> Self {
+    pub fn of(
+        snapshot: &Snapshot,
+        name: &str,
+        addresses: Vec<IpAddr>,
+        mut more_addresses: Vec<IpAddr>,
+        cluster: &ClusterConfig,
+    ) -> Self {
         let node = snapshot.nodes.get(&ObjectKey::cluster(name));
         let labels = node.and_then(|node| node.metadata.labels.as_ref());
+        let known = node.and_then(|node| node.status.as_ref()?.addresses.as_deref()).unwrap_or_default();
+        let internal = known.iter().filter(|known| known.type_ == "InternalIP");
+        more_addresses.extend(internal.filter_map(|known| known.address.parse::<IpAddr>().ok()));
+        more_addresses.retain(|address| !addresses.contains(address));
+        more_addresses.sort();
+        more_addresses.dedup();
+        let api_ports =
+            api_ports(snapshot, |address| addresses.contains(&address) || more_addresses.contains(&address));
         Self {
             name: name.to_owned(),
             addresses,
+            more_addresses,
+            api_ports,
             zone: labels.and_then(|labels| labels.get(ZONE).cloned()),
             cluster: extended(cluster, &snapshot.service_cidrs),
         }
@@ -50,6 +70,17 @@ impl NodeView {
     /// The addresses of a family that node ports answer on; never one of the loopback.
     pub fn addresses_of<A: Address>(&self) -> impl Iterator<Item = A> + '_ {
         self.addresses.iter().filter_map(|address| A::of(*address)).filter(|address| !address.is_reserved())
+    }
+
+    /// All of the node's addresses of a family on which something can answer, sorted.
+    pub fn all_addresses_of<A: Address>(&self) -> Vec<A> {
+        let all =
+            self.addresses.iter().chain(&self.more_addresses).filter(|address| !self.in_pool(**address));
+        let mut all: Vec<A> = all.filter_map(|address| A::of(*address)).collect();
+        all.retain(|address| !address.is_reserved());
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// The networks of Pods of a family.
@@ -86,7 +117,19 @@ pub enum Scope {
     Local,
 }
 
-/// Names an endpoint set within its Service.
+/// The ports at which the API is served on addresses that are `here`.
+fn api_ports(snapshot: &Snapshot, here: impl Fn(IpAddr) -> bool) -> Vec<u16> {
+    let Some(slice) = snapshot.endpoint_slices.get(&ObjectKey::new("default", "kubernetes")) else {
+        return Vec::new();
+    };
+    let addresses = slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter());
+    if !addresses.filter_map(|address| address.parse().ok()).any(here) {
+        return Vec::new();
+    }
+    slice.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok()).collect()
+}
+
+/// Names an endpoint set within its owner.
 pub type SetName = (Protocol, u16, Scope);
 
 /// An endpoint set.
@@ -106,7 +149,7 @@ impl<A> EndpointSet<A> {
     }
 }
 
-/// Where a Service answers. Two Services cannot have the same place.
+/// Where a Service, or a Pod by a port of the node, answers. Two cannot have the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place<A> {
     /// An address and port.
@@ -114,6 +157,9 @@ pub enum Place<A> {
     /// A port of every node.
     NodePort(Protocol, u16),
 }
+
+/// A place that is owned; a node port at which of the node's addresses, if not at all.
+pub type Held<A> = (Place<A>, Option<Vec<A>>);
 
 /// What a packet to a place gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +185,10 @@ pub struct FrontendPlan<A: Address> {
     pub masquerade: bool,
 }
 
-/// What one Service wants.
+/// What one owner wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePlan<A: Address> {
-    /// Age for conflicts: the older Service keeps a place. Seconds since the epoch.
+    /// Age for conflicts: the older owner keeps a place. Seconds since the epoch.
     pub created_s: i64,
     /// Endpoint sets by name.
     pub sets: Sorted<SetName, EndpointSet<A>>,
@@ -180,10 +226,10 @@ impl<A: Address> ServicePlan<A> {
     }
 
     /// The sets that the places it owns lead to.
-    pub fn used_sets(&self, owned: &[Place<A>]) -> BTreeSet<SetName> {
+    pub fn used_sets(&self, owned: &[Held<A>]) -> BTreeSet<SetName> {
         owned
             .iter()
-            .filter_map(|place| self.frontends.get(place))
+            .filter_map(|(place, _)| self.frontends.get(place))
             .flat_map(|frontend| [frontend.internal, frontend.external])
             .filter_map(|target| match target {
                 Target::Set(name) => Some(name),
@@ -193,13 +239,15 @@ impl<A: Address> ServicePlan<A> {
     }
 
     /// Where in a table the mark of a set stands.
-    pub fn roles(&self, owned: &[Place<A>], name: SetName, node_addresses: &[A]) -> Vec<(At<A>, Role)> {
+    pub fn roles(&self, owned: &[Held<A>], name: SetName, node_addresses: &[A]) -> Vec<(At<A>, Role)> {
         let mut roles = Vec::new();
-        for place in owned {
+        for (place, at) in owned {
             let Some(frontend) = self.frontends.get(place) else { continue };
             let here: Vec<Frontend<A>> = match *place {
                 Place::Address(frontend) => vec![frontend],
-                Place::NodePort(protocol, port) => node_addresses
+                Place::NodePort(protocol, port) => at
+                    .as_deref()
+                    .unwrap_or(node_addresses)
                     .iter()
                     .map(|address| Frontend { address: *address, protocol, port })
                     .collect(),

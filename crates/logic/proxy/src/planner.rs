@@ -1,25 +1,24 @@
-//! All Services together: the table of a node, kept up to date change by change.
+//! All Services and Pods with ports of the node together: the table of a node, kept up to date change by change.
 //!
-//! In: snapshots, one after the other. Out: the steps from the previous table to the next. Only Services that a change
-//! touched, and those that share an address or port with them, are planned again.
+//! In: snapshots, one after the other. Out: the steps from the previous table to the next. Only what a change touched,
+//! and what shares an address or port with that, is planned again.
 //!
 //! Invariants: after any sequence of updates the table is what [`desired`] gives for the last snapshot and that table;
-//! a place that two Services claim belongs to the older one, and the other is rejected with `Conflict`.
+//! a place that two claim belongs to the older one, and the other is rejected with `Conflict`.
 
 mod claims;
+mod intake;
 
 use crate::{
     elements::{frontend_elements, node_elements, set_elements},
     numbers::{ClassNumbers, SetNumbers},
-    plan::{NodeView, Place, ServicePlan, SetName, plan},
+    owner::Owner,
+    plan::{NodeView, Place, ServicePlan, SetName},
     sorted::{self, Sorted},
 };
-use claims::{Claim, rejection};
-use imbl::ordmap::DiffItem;
-use k8s_openapi::api::core::v1::Service;
-use minisvc_apimachinery::{
-    ObjectKey, Snapshot, endpoint_slices::EndpointSlice, service_changes::service_of, snapshot::Objects,
-};
+use claims::{Claim, Places, conflict};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use minisvc_apimachinery::{ObjectKey, Snapshot, endpoint_slices::EndpointSlice, snapshot::Objects};
 use minisvc_netstate::{
     family::Address,
     nft::{Class, Key, ServiceTable, Value, element::mark},
@@ -35,7 +34,7 @@ use std::{
 pub struct Delta<A: Address = Ipv4Addr> {
     /// Steps from the previous table to the new one: deletes first.
     pub ops: Vec<Op<Key<A>, Value<A>>>,
-    /// Whether a Service with a UDP port was touched, so that remembered flows may be stale.
+    /// Whether something with a UDP port was touched, so that remembered flows may be stale.
     pub udp: bool,
     /// Whether the list of rejected objects may be another.
     pub rejected: bool,
@@ -48,27 +47,28 @@ pub struct Planner<A: Address = Ipv4Addr> {
     node_addresses: Vec<A>,
     services: Objects<Service>,
     slices: Objects<EndpointSlice>,
+    pods: Objects<Pod>,
     /// Keys of the slices of a Service, sorted.
     slices_of: BTreeMap<ObjectKey, Vec<ObjectKey>>,
-    planned: BTreeMap<ObjectKey, Entry<A>>,
+    planned: BTreeMap<Owner, Entry<A>>,
     /// Sorted.
     claims: BTreeMap<Place<A>, Vec<Claim>>,
     shared: BTreeMap<Key<A>, usize>,
-    /// The Services of which something is rejected.
-    rejecting: BTreeSet<ObjectKey>,
+    /// Those of whom something is rejected.
+    rejecting: BTreeSet<Owner>,
     sets: SetNumbers<A>,
     classes: ClassNumbers,
     table: ServiceTable<A>,
     started: bool,
 }
 
-/// A planned Service and what it put into the table.
+/// What is planned for an owner, and what of that is in the table.
 #[derive(Clone, Debug)]
 struct Entry<A: Address> {
     plan: ServicePlan<A>,
     /// Number and class of each set in use.
     numbers: Sorted<SetName, (u32, Class)>,
-    /// The elements of this Service alone.
+    /// The elements of this owner alone.
     elements: Box<[Key<A>]>,
     /// Conflicts and exhausted numbers.
     rejected: Vec<Rejection>,
@@ -103,6 +103,7 @@ impl<A: Address> Planner<A> {
             node,
             services: Objects::new(),
             slices: Objects::new(),
+            pods: Objects::new(),
             slices_of: BTreeMap::new(),
             planned: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -168,62 +169,9 @@ impl<A: Address> Planner<A> {
         Delta { ops: self.settle(changes), udp, rejected }
     }
 
-    /// Notes the snapshot's Services and slices; the Services that differ from the last one.
-    fn take_in(&mut self, snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
-        let mut touched = BTreeSet::new();
-        for item in self.services.diff(&snapshot.services) {
-            match item {
-                DiffItem::Add(key, _) | DiffItem::Remove(key, _) => touched.insert(key.clone()),
-                DiffItem::Update { new: (key, _), .. } => touched.insert(key.clone()),
-            };
-        }
-        for item in self.slices.diff(&snapshot.endpoint_slices) {
-            let (old, new) = match item {
-                DiffItem::Add(key, new) => (None, Some((key, new))),
-                DiffItem::Remove(key, old) => (Some((key, old)), None),
-                DiffItem::Update { old, new } => (Some(old), Some(new)),
-            };
-            if let Some((key, slice)) = old
-                && let Some(service) = service_of(slice)
-            {
-                if let Some(slices) = self.slices_of.get_mut(&service) {
-                    sorted::remove(slices, key);
-                    if slices.is_empty() {
-                        self.slices_of.remove(&service);
-                    }
-                }
-                touched.insert(service);
-            }
-            if let Some((key, slice)) = new
-                && let Some(service) = service_of(slice)
-            {
-                sorted::insert(self.slices_of.entry(service.clone()).or_default(), key.clone());
-                touched.insert(service);
-            }
-        }
-        self.services = snapshot.services.clone();
-        self.slices = snapshot.endpoint_slices.clone();
-        touched
-    }
-
-    /// Plans a Service anew; adds it and those who contend with it to `again`. True if it had UDP ports.
-    fn plan_again(
-        &mut self,
-        key: &ObjectKey,
-        again: &mut BTreeSet<ObjectKey>,
-        changes: &mut Changes<A>,
-    ) -> bool {
-        let new = self.services.get(key).map(|service| {
-            let slices: Vec<&EndpointSlice> = self
-                .slices_of
-                .get(key)
-                .into_iter()
-                .flatten()
-                .filter_map(|slice| self.slices.get(slice))
-                .map(|slice| &**slice)
-                .collect();
-            plan(service, &slices, &self.node)
-        });
+    /// Plans anew for an owner; adds it and those who contend with it to `again`. True if it had UDP ports.
+    fn plan_again(&mut self, key: &Owner, again: &mut BTreeSet<Owner>, changes: &mut Changes<A>) -> bool {
+        let new = self.wanted(key);
         if new.as_ref() == self.planned.get(key).map(|entry| &entry.plan) {
             return false;
         }
@@ -236,9 +184,8 @@ impl<A: Address> Planner<A> {
         }
         if let Some(new) = new {
             for place in new.frontends.keys() {
-                let claims = self.claims.entry(*place).or_default();
-                again.extend(claims.iter().map(|(_, key)| key.clone()));
-                sorted::insert(claims, (new.created_s, key.clone()));
+                self.contenders(place, again);
+                sorted::insert(self.claims.entry(*place).or_default(), (new.created_s, key.clone()));
             }
             self.share(&new, true, changes);
             match self.planned.get_mut(key) {
@@ -270,15 +217,15 @@ impl<A: Address> Planner<A> {
     }
 
     /// Takes a Service's own elements out; its numbers stay.
-    fn retract(&mut self, key: &ObjectKey, changes: &mut Changes<A>) {
+    fn retract(&mut self, key: &Owner, changes: &mut Changes<A>) {
         if let Some(entry) = self.planned.get_mut(key) {
             changes.extend(std::mem::take(&mut entry.elements).iter().map(|key| (*key, None)));
         }
     }
 
     /// Finds the numbers that the Service's sets had in the table found at the start.
-    fn recover(&mut self, key: &ObjectKey) {
-        let (owned, _) = self.places(key);
+    fn recover(&mut self, key: &Owner) {
+        let owned = self.places(key).owned;
         let Some(entry) = self.planned.get(key) else { return };
         let wanted: Vec<_> = entry
             .plan
@@ -305,7 +252,7 @@ impl<A: Address> Planner<A> {
     }
 
     /// Gives back the numbers of a Service's sets that are not in `keep`.
-    fn release(&mut self, key: &ObjectKey, keep: &BTreeSet<SetName>, changes: &mut Changes<A>) {
+    fn release(&mut self, key: &Owner, keep: &BTreeSet<SetName>, changes: &mut Changes<A>) {
         let Some(entry) = self.planned.get_mut(key) else { return };
         let gone: Vec<_> = entry.numbers.keys().filter(|name| !keep.contains(name)).copied().collect();
         for name in gone {
@@ -319,18 +266,18 @@ impl<A: Address> Planner<A> {
     }
 
     /// Puts a Service's elements in.
-    fn emit(&mut self, key: &ObjectKey, changes: &mut Changes<A>) {
-        let (owned, lost) = self.places(key);
+    fn emit(&mut self, key: &Owner, changes: &mut Changes<A>) {
+        let Places { owned, lost } = self.places(key);
         let Some(plan) = self.planned.get(key).map(|entry| entry.plan.clone()) else { return };
         let used = plan.used_sets(&owned);
         self.release(key, &used, changes);
-        let mut rejected: Vec<_> = lost.iter().map(|place| self.conflict(key, place)).collect();
+        let mut rejected: Vec<_> = lost.into_iter().map(|(place, to)| conflict(key, place, &to)).collect();
         let mut elements = Vec::new();
         for name in &used {
             let Some(set) = plan.sets.get(name) else { continue };
             match self.number(key, *name, set.class(), changes) {
                 Some(number) => set_elements(number, set, &mut elements),
-                None => rejected.push(rejection(key, "TooManyEndpointSets", "no number is left".to_owned())),
+                None => rejected.push(key.reject("TooManyEndpointSets", "no number is left".to_owned())),
             }
         }
         let Some(entry) = self.planned.get_mut(key) else { return };
@@ -340,9 +287,10 @@ impl<A: Address> Planner<A> {
             let found = numbers.get(&name).and_then(|(n, class)| Some(mark(classes.get(class)?, *n)));
             found.unwrap_or(minisvc_netstate::nft::element::REFUSE)
         };
-        for place in &owned {
+        for (place, at) in &owned {
             if let Some(frontend) = plan.frontends.get(place) {
-                frontend_elements(*place, frontend, &self.node_addresses, &mark_of, &mut elements);
+                let at = at.as_deref().unwrap_or(&self.node_addresses);
+                frontend_elements(*place, frontend, at, &mark_of, &mut elements);
             }
         }
         changes.extend(elements.iter().map(|(key, value)| (*key, Some(*value))));
@@ -351,13 +299,7 @@ impl<A: Address> Planner<A> {
     }
 
     /// The number of a set, with the class it has now.
-    fn number(
-        &mut self,
-        key: &ObjectKey,
-        name: SetName,
-        class: Class,
-        changes: &mut Changes<A>,
-    ) -> Option<u32> {
+    fn number(&mut self, key: &Owner, name: SetName, class: Class, changes: &mut Changes<A>) -> Option<u32> {
         let known = self.planned.get(key).and_then(|entry| entry.numbers.get(&name)).copied();
         if let Some((number, known)) = known
             && known == class

@@ -10,7 +10,7 @@ use minisvc_netstate::{
     nft::{Packet, Protocol, ServiceTable, Verdict},
 };
 use minisvc_proxy::{
-    Planner,
+    Owner, Planner,
     explain::{Choice, Entry, Explanation, Matched, Outcome, Reason, explain},
     trace, udp_flow_is_stale,
 };
@@ -54,7 +54,7 @@ fn planned(snapshot: &Snapshot) -> Planner {
 }
 
 fn said(service: Svc, packet: &Packet) -> Explanation<Ipv4Addr> {
-    let snapshot = World { services: vec![service] }.snapshot();
+    let snapshot = World { services: vec![service], pods: Vec::new(), wide: false }.snapshot();
     explain(&planned(&snapshot), &snapshot, packet)
 }
 
@@ -68,7 +68,7 @@ fn outcome(change: impl FnOnce(&mut Svc), packet: &Packet) -> Outcome<Ipv4Addr> 
 fn a_cluster_ip_is_shared_by_all_endpoints() {
     let found = said(service(), &packet(POD, [10, 43, 1, 1], 80));
     let matched = Matched {
-        service: ObjectKey::new("default", "web"),
+        owner: Owner::Service(ObjectKey::new("default", "web")),
         port: 80,
         port_name: "tcp80".to_owned(),
         entry: Entry::ClusterIp,

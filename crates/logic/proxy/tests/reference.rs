@@ -5,7 +5,7 @@ mod world;
 
 use minisvc_apimachinery::Snapshot;
 use minisvc_netstate::{
-    family::Endpoint,
+    family::{Endpoint, Family},
     nft::{
         Connection, Key, Packet, ServiceTable, Value, Verdict,
         element::REFUSE,
@@ -17,7 +17,7 @@ use minisvc_proxy::{NodeView, Planner, desired, trace};
 use minisvc_reconcile::Op;
 use proptest::{prelude::*, strategy::ValueTree};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use world::{Change, Twin, World, both_nets, drawn, node_view, twin, worlds};
+use world::{Change, Twin, World, both_nets, drawn, twin, worlds};
 
 /// What the specification allows for a packet: some endpoint of these, or one of the plain verdicts.
 #[derive(Debug, PartialEq)]
@@ -31,10 +31,17 @@ fn in_net(net: &str, ip: Ipv4Addr) -> bool {
 }
 
 /// Straight from the Service specification, Service by Service, with no table in between.
-fn reference(world: &World, node: &NodeView, packet: &Packet) -> Expected {
+fn reference(world: &World, node: &NodeView, packet: &Packet, six: bool) -> Expected {
+    let pods = |old| {
+        let found = world.host_port(packet, six, old)?;
+        Some(Expected::Endpoints { any_of: vec![found], masquerade_clients: false })
+    };
+    if let Some(taken) = pods(true) {
+        return taken;
+    }
     let from_pod = in_net("10.42.0.0/16", packet.source);
     let inside = from_pod || packet.from_node;
-    let node_address = node.addresses.first().copied() == Some(packet.destination.into());
+    let node_address = node.addresses.contains(&packet.destination.into());
     for service in &world.services {
         for port in service.ports.iter().filter(|port| port.protocol == packet.protocol) {
             let cluster_ip = service.cluster_ip == Some(packet.destination) && port.port == packet.port;
@@ -65,6 +72,9 @@ fn reference(world: &World, node: &NodeView, packet: &Packet) -> Expected {
             return Expected::Endpoints { any_of, masquerade_clients };
         }
     }
+    if let Some(taken) = pods(false) {
+        return taken;
+    }
     let refused = in_net("10.43.0.0/16", packet.destination) && packet.destination != world::DNS
         || world.services.iter().any(|service| service.balancer_ip == Some(packet.destination));
     let stays = node_address || packet.destination == world::DNS;
@@ -94,7 +104,7 @@ fn check<A: Twin>(
 ) -> Result<(), String> {
     let found = trace(table, &twin(packet), connection);
     let verdict = drawn(found.verdict);
-    let expected = reference(world, &node_view(), packet);
+    let expected = reference(world, &world.node_view(), packet, A::FAMILY == Family::Ipv6);
     if !agrees(&expected, verdict, packet) {
         return Err(format!("{packet:?}: {expected:?} but {verdict:?}\n{:#?}", found.steps));
     }
@@ -106,8 +116,8 @@ fn check<A: Twin>(
     Ok(())
 }
 
-fn table_of<A: Twin>(snapshot: &Snapshot) -> ServiceTable<A> {
-    desired(snapshot, &node_view(), ServiceTable::new()).desired
+fn table_of<A: Twin>(world: &World, snapshot: &Snapshot) -> ServiceTable<A> {
+    desired(snapshot, &world.node_view(), ServiceTable::new()).desired
 }
 
 proptest! {
@@ -121,7 +131,7 @@ proptest! {
         mark in prop_oneof![Just(0u32), Just(0x4000), Just(0xffe0_0000)],
     ) {
         let snapshot = world.snapshot();
-        let (v4, v6) = (table_of::<Ipv4Addr>(&snapshot), table_of::<Ipv6Addr>(&snapshot));
+        let (v4, v6) = (table_of::<Ipv4Addr>(&world, &snapshot), table_of::<Ipv6Addr>(&world, &snapshot));
         let connection = Connection { random, remembered };
         for packet in world.packets(mark) {
             check(&world, &v4, &packet, &connection).map_err(TestCaseError::fail)?;
@@ -134,11 +144,11 @@ proptest! {
         world in worlds(), changes in proptest::collection::vec(any::<Change>(), 1..6),
     ) {
         let mut world = world;
-        let mut planner = Planner::<Ipv6Addr>::new(node_view(), ServiceTable::new());
+        let mut planner = Planner::<Ipv6Addr>::new(world.node_view(), ServiceTable::new());
         let mut kernel = ServiceTable::new();
         for (step, change) in std::iter::once(None).chain(changes.into_iter().map(Some)).enumerate() {
             // Every third step the Services' networks become more, or fewer again.
-            let mut node = node_view();
+            let mut node = world.node_view();
             if step % 3 == 2 {
                 node.cluster.service_cidrs.extend(both_nets("10.77.0.0/24"));
             }
@@ -180,12 +190,12 @@ fn notices(break_table: impl Fn(&mut ServiceTable), statement: Option<Statement>
     }
     (0..200).any(|_| {
         let world = strategy.new_tree(&mut runner).expect("world").current();
-        let mut table = table_of::<Ipv4Addr>(&world.snapshot());
+        let mut table = table_of::<Ipv4Addr>(&world, &world.snapshot());
         break_table(&mut table);
         world.packets(0).iter().any(|packet| {
             let connection = Connection { random: 7, remembered: None };
             let found = walk(&table, &chains, packet, &connection).verdict;
-            !agrees(&reference(&world, &node_view(), packet), found, packet)
+            !agrees(&reference(&world, &world.node_view(), packet, false), found, packet)
         })
     })
 }
@@ -200,6 +210,12 @@ fn the_property_notices_a_broken_table() {
     assert!(notices(without(|key| matches!(key, Key::SourceRange(..))), None), "source range");
     assert!(notices(without(|key| matches!(key, Key::LoadBalancerAddress(_))), None), "balancer");
     assert!(notices(without(|key| matches!(key, Key::LocalService(_))), None), "DNS");
+    for node in [world::NODE, world::NODE_TOO] {
+        let host_ports = move |table: &mut ServiceTable| {
+            table.retain(|key, _| !matches!(key, Key::Frontend(frontend) if frontend.address == node));
+        };
+        assert!(notices(host_ports, None), "host ports at {node}");
+    }
     let refuse_outside = |table: &mut ServiceTable| {
         for (key, value) in table.iter_mut() {
             if matches!(key, Key::ExternalFrontend(_)) {

@@ -48,6 +48,10 @@ fn snapshot(yaml: &str) -> Snapshot {
                 let slice = serde_json::from_value(object).expect("EndpointSlice");
                 snapshot.endpoint_slices.insert(key, Arc::new(slice));
             }
+            "Pod" => {
+                let pod = serde_json::from_value(object).expect("Pod");
+                snapshot.pods.insert(key, Arc::new(pod));
+            }
             kind => panic!("a scenario of the proxy has no {kind}"),
         }
     }
@@ -83,7 +87,7 @@ fn traces<A: Address>(snapshot: &Snapshot, packets: &str) -> String {
         write!(text, "{line}: ").expect("text");
         if let Some(matched) = said.matched {
             let policy = if matched.local { ", Local" } else { "" };
-            write!(text, "{:?} of {}{policy}: ", matched.entry, matched.service.name).expect("text");
+            write!(text, "{:?} of {}{policy}: ", matched.entry, matched.owner.key().name).expect("text");
             if let Some(seconds) = matched.affinity_s {
                 write!(text, "kept for {seconds} s: ").expect("text");
             }

@@ -13,7 +13,8 @@ use std::net::Ipv4Addr;
 
 fn cluster() -> Snapshot {
     let (cluster, link) = (ClusterConfig::default(), "eth0".to_owned());
-    let facts = NodeFacts { cluster, link, prefix_len: 24, second: None, node_ports_at: None };
+    let facts =
+        NodeFacts { cluster, link, prefix_len: 24, second: None, node_ports_at: None, addresses: Vec::new() };
     let facts = serde_json::to_string(&facts).unwrap();
     let node = |n: u8| {
         json!({"metadata": {"name": format!("node{n}"), "annotations": {FACTS_ANNOTATION: facts}},

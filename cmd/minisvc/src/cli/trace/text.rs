@@ -60,15 +60,16 @@ fn headline<A: Address>(hop: &Hop<A>) -> String {
         Entry::NodePort => format!("node port {}", hop.packet.port),
         Entry::LoadBalancer => "load balancer's address".to_owned(),
         Entry::ExternalIp => "external IP".to_owned(),
+        Entry::HostPort => format!("host port {}", hop.packet.port),
     };
     let name = if matched.port_name.is_empty() { String::new() } else { format!(" ({})", matched.port_name) };
-    format!("{entry} of Service {}, port {}{name}", matched.service, matched.port)
+    format!("{entry} of {}, port {}{name}", matched.owner, matched.port)
 }
 
 fn policy<A: Address>(matched: &Matched<A>) -> (&'static str, &'static str) {
     let field = match matched.entry {
         Entry::ClusterIp => "internalTrafficPolicy",
-        Entry::NodePort | Entry::LoadBalancer | Entry::ExternalIp => "externalTrafficPolicy",
+        _ => "externalTrafficPolicy",
     };
     (field, if matched.local { "Local" } else { "Cluster" })
 }
@@ -77,6 +78,7 @@ fn policies<A: Address>(matched: &Matched<A>) -> Vec<String> {
     let mut all = Vec::new();
     let (field, value) = policy(matched);
     all.push(match (matched.entry, matched.local) {
+        (Entry::HostPort, _) => "hostPort: this Pod, the client's address is kept".to_owned(),
         (Entry::ClusterIp, false) => format!("{field} {value}: endpoints of all nodes"),
         (Entry::ClusterIp, true) => format!("{field} {value}: endpoints of this node"),
         (_, true) => format!("{field} {value}: endpoints of this node, the client's address is kept"),
@@ -212,16 +214,23 @@ pub fn json<A: Address>(walk: &Walk<A>) -> Value {
 }
 
 fn hop_json<A: Address>(hop: &Hop<A>) -> Value {
-    let service = hop.explanation.matched.as_ref().map(|matched| {
-        let (field, value) = policy(matched);
+    let of = |kind| hop.explanation.matched.as_ref().filter(move |matched| matched.owner.kind() == kind);
+    let pod = of("Pod").map(|matched| {
+        let key = matched.owner.key();
+        json!({"namespace": key.namespace, "name": key.name, "port": matched.port, "portName": matched.port_name,
+            "by": "HostPort", "clientInside": matched.inside})
+    });
+    let service = of("Service").map(|matched| {
+        let (key, (field, value)) = (matched.owner.key(), policy(matched));
         let entry = match matched.entry {
             Entry::ClusterIp => "ClusterIP",
             Entry::NodePort => "NodePort",
             Entry::LoadBalancer => "LoadBalancer",
             Entry::ExternalIp => "ExternalIP",
+            Entry::HostPort => "HostPort",
         };
         json!({
-            "namespace": matched.service.namespace, "name": matched.service.name,
+            "namespace": key.namespace, "name": key.name,
             "port": matched.port, "portName": matched.port_name, "by": entry, field: value,
             "clientInside": matched.inside,
             "trafficDistribution": matched.distribution,
@@ -252,6 +261,7 @@ fn hop_json<A: Address>(hop: &Hop<A>) -> Value {
         "node": hop.node,
         "source": hop.packet.source.to_string(),
         "service": service,
+        "pod": pod,
         if endpoints { "endpoints" } else { "next" }: next,
         "rules": steps.map(|step| json!({"chain": step.chain, "rule": step.rule})).collect::<Vec<_>>(),
     })

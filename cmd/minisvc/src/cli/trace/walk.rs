@@ -179,7 +179,8 @@ impl<A: Address> Side<A> {
             .map_err(|error| error.to_string())?
             .desired
             .links;
-        let node = NodeView::of(snapshot, name, facts.node_ports_at.unwrap_or(addresses), &facts.cluster);
+        let ports_at = facts.node_ports_at.unwrap_or(addresses);
+        let node = NodeView::of(snapshot, name, ports_at, facts.addresses, &facts.cluster);
         let mut planner = Planner::new(node, ServiceTable::new());
         planner.update(snapshot);
         Ok(Self { address, underlay, links, planner })
@@ -196,7 +197,10 @@ impl<A: Address> Side<A> {
 
     /// Where the packet goes on. What stays on this node leaves by no link, so its source stays what it is.
     fn onward(&self, snapshot: &Snapshot, to: A, explanation: &mut Explanation<A>) -> Vec<Next> {
-        let service = explanation.matched.as_ref().map(|matched| &matched.service);
+        let service = explanation.matched.as_ref().and_then(|matched| match &matched.owner {
+            minisvc_proxy::Owner::Service(key) => Some(key),
+            minisvc_proxy::Owner::Pod(_) => None,
+        });
         match &mut explanation.outcome {
             Outcome::Endpoints { choices, .. } => {
                 let all = choices.iter_mut().map(|choice| {

@@ -48,8 +48,8 @@ fn more_stale_flows_than_one_call_deletes_are_forgotten() {
         let node = NodeView {
             name: "n1".to_owned(),
             addresses: vec![address],
-            zone: None,
             cluster: ClusterConfig::default(),
+            ..NodeView::default()
         };
         let mut table: Option<Table<Ipv4Addr>> = None;
         pass(&mut table, &node, &snapshot("10.42.0.2")).unwrap();

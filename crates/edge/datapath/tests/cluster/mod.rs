@@ -39,7 +39,7 @@ pub fn node(name: &str) -> NodeView {
         load_balancer_pool: pool.map(|(first, last)| AddressRange { first, last }).collect(),
         ..ClusterConfig::default()
     };
-    NodeView { name: name.to_owned(), addresses: both("192.168.9.1"), zone: None, cluster }
+    NodeView { name: name.to_owned(), addresses: both("192.168.9.1"), cluster, ..NodeView::default() }
 }
 
 /// Dual-stack Services: each address given in IPv4 has its [`twin`].

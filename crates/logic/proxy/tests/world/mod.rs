@@ -4,6 +4,9 @@
 //! for the table of one family must hold for the other's.
 #![allow(dead_code, missing_docs, clippy::expect_used)]
 
+mod host_pods;
+
+pub use host_pods::HostPod;
 use minisvc_apimachinery::{ClusterConfig, ObjectKey, Snapshot, cluster::AddressRange};
 use minisvc_netstate::{
     family::{Address, Endpoint},
@@ -19,6 +22,8 @@ use std::{
 
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 9, 1);
+/// Another address of the node, where no node ports answer.
+pub const NODE_TOO: Ipv4Addr = Ipv4Addr::new(192, 168, 8, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// The addresses of a family that stand for the IPv4 addresses of a world.
@@ -82,7 +87,14 @@ pub fn node_view() -> NodeView {
         external_ip_cidrs: both_nets("192.0.2.0/24").to_vec(),
         ..ClusterConfig::default()
     };
-    NodeView { name: "n1".to_owned(), addresses: both(NODE).to_vec(), zone: Some("z1".to_owned()), cluster }
+    NodeView {
+        name: "n1".to_owned(),
+        addresses: both(NODE).to_vec(),
+        more_addresses: both(NODE_TOO).to_vec(),
+        api_ports: vec![6443],
+        zone: Some("z1".to_owned()),
+        cluster,
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -150,16 +162,30 @@ impl Svc {
 #[derive(Clone, Debug)]
 pub struct World {
     pub services: Vec<Svc>,
+    pub pods: Vec<HostPod>,
+    /// Whether node ports answer on both addresses of the node.
+    pub wide: bool,
 }
 
 /// A change: which Service, and what about it.
 pub type Change = (u8, u8, u8);
 
 impl World {
+    pub fn node_view(&self) -> NodeView {
+        let mut view = node_view();
+        if self.wide {
+            view.addresses.append(&mut view.more_addresses);
+        }
+        view
+    }
+
     pub fn change(&mut self, (which, what, value): Change) {
+        if what % 9 > 6 {
+            return self.change_pods(which, what % 9 == 7);
+        }
         let count = self.services.len();
         let Some(service) = self.services.get_mut(usize::from(which) % count.max(1)) else { return };
-        match what % 7 {
+        match what % 9 {
             0 => service.sticky = !service.sticky,
             1 => service.ends.truncate(usize::from(value % 4)),
             2 => service.ends.retain(|end| end.node != "n1"),
@@ -245,6 +271,7 @@ impl World {
                 snapshot.endpoint_slices.insert(ObjectKey::new("default", slice), Arc::new(object));
             }
         }
+        snapshot.pods.extend(self.pods.iter().map(HostPod::object));
         snapshot
     }
 
@@ -252,7 +279,8 @@ impl World {
     pub fn packets(&self, mark: u32) -> Vec<Packet> {
         let mut sources = vec![(CLIENT, false), (NODE, true), (Ipv4Addr::new(10, 42, 7, 7), false)];
         sources.extend(self.services.iter().flat_map(|s| &s.ends).take(2).map(|end| (end.address, false)));
-        let mut destinations = vec![NODE, DNS, Ipv4Addr::new(10, 43, 9, 9), CLIENT];
+        sources.extend(self.pods.first().map(|pod| (pod.address, false)));
+        let mut destinations = vec![NODE, NODE_TOO, DNS, Ipv4Addr::new(10, 43, 9, 9), CLIENT];
         destinations.extend(self.services.iter().filter_map(|service| service.cluster_ip));
         destinations.extend(self.services.iter().filter_map(|service| service.balancer_ip));
         destinations.extend(self.services.iter().filter_map(|service| service.external_ip));
@@ -343,10 +371,12 @@ fn svc() -> impl Strategy<Value = Svc> {
 }
 
 pub fn worlds() -> impl Strategy<Value = World> {
-    proptest::collection::vec(svc(), 1..5).prop_map(|mut services| {
-        for (number, service) in services.iter_mut().enumerate() {
-            service.name = format!("s{number}");
-        }
-        World { services }
-    })
+    (proptest::collection::vec(svc(), 1..5), host_pods::some(), any::<bool>()).prop_map(
+        |(mut services, pods, wide)| {
+            for (number, service) in services.iter_mut().enumerate() {
+                service.name = format!("s{number}");
+            }
+            World { services, pods, wide }
+        },
+    )
 }

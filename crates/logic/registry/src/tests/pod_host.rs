@@ -24,6 +24,20 @@ fn the_nodes_ports_are_the_containers_in_its_network() {
 }
 
 #[test]
+fn other_pods_have_the_nodes_ports_they_say() {
+    let mut world = World::new();
+    let ports = json!([{"containerPort": 80}, {"containerPort": 80, "hostPort": 8080, "protocol": "UDP"},
+        {"containerPort": 81, "hostPort": 8080, "hostIP": "192.0.2.1"}, {"containerPort": 82, "hostPort": 8080, "hostIP": "::"}]);
+    let mut spec = spec(ports);
+    spec["hostNetwork"] = false.into();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec});
+    let made = world.create(pod).unwrap().object;
+    let ports = made["spec"]["containers"][0]["ports"].as_array().unwrap();
+    let numbers: Vec<_> = ports.iter().map(|port| port["hostPort"].as_i64().unwrap_or(0)).collect();
+    assert_eq!(numbers, [0, 8080, 8080, 8080]);
+}
+
+#[test]
 fn templates_leave_them_open() {
     let mut world = World::new();
     let labels = json!({"app": "web"});

@@ -4,14 +4,13 @@
 //! `pkg/apis/core/v1/defaults.go` (`defaultHostNetworkPorts`).
 //! Invariant: in a Pod that is in its node's network, each port of a container is that port of the node.
 
-use super::validate::UNSUPPORTED;
 use crate::{
     syntax,
-    value::{at, int, is_blank, items, items_mut, text},
+    value::{at, int, items, items_mut, text},
 };
 use minisvc_apimachinery::Cause;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// Whether the Pod of this spec is in its node's own network.
 pub(super) fn is_in_node_network(spec: &Value) -> bool {
@@ -60,14 +59,6 @@ pub(super) fn check(spec: &Value, path: &str, of_pod: bool, causes: &mut Vec<Cau
 }
 
 fn port_of_node(port: &Value, path: &str, shared: bool, causes: &mut Vec<Cause>) {
-    if !shared {
-        for field in ["hostPort", "hostIP"] {
-            if !is_blank(port.get(field)) {
-                causes.push(Cause::forbidden(format!("{path}.{field}"), UNSUPPORTED));
-            }
-        }
-        return;
-    }
     let number = int(port, "/hostPort").unwrap_or(0);
     if number != 0 {
         for fault in syntax::port_number(number) {
@@ -76,8 +67,12 @@ fn port_of_node(port: &Value, path: &str, shared: bool, causes: &mut Vec<Cause>)
     }
     let ip = text(port, "/hostIP");
     if !ip.is_empty() {
-        for fault in syntax::ip(ip) {
-            causes.push(Cause::invalid(format!("{path}.hostIP"), ip, &fault));
+        let field = format!("{path}.hostIP");
+        causes.extend(syntax::ip(ip).iter().map(|fault| Cause::invalid(&field, ip, fault)));
+        // What is sent to the loopback never meets the table that leads elsewhere.
+        if !shared && ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+            let words = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
+            causes.push(Cause::invalid(field, ip, words));
         }
     }
 }
