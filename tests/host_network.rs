@@ -1,4 +1,5 @@
-//! Pods in their node's network, by real connections in a lab: what they see, and who reaches them by Services.
+//! Pods in their node's network, and Pods with ports of their node, by real connections in a lab: what they see, and who
+//! reaches them how.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod common;
@@ -6,8 +7,9 @@ mod common;
 #[path = "services/site.rs"]
 mod site;
 
-use common::{LONG, Lab, MINISVC, eventually, field, given, says};
-use site::{NODE1, NODE2, agree, apply, at, met};
+use common::{LONG, Lab, MINISVC, eventually, field, given, is_there, says};
+use minisvc_lab::probe::now_us;
+use site::{Held, NODE1, NODE2, agree, apply, at, met};
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Write},
@@ -61,6 +63,10 @@ fn pods_live_in_their_nodes_network() {
     they_see_their_nodes_names(&lab);
     services_lead_to_them(&lab);
     ports_are_forwarded_to_them(&lab);
+    ports_of_the_node_lead_to_a_pod(&lab);
+    they_are_on_every_address(&lab);
+    who_comes_late_is_told(&lab);
+    a_flow_follows_its_port(&lab);
     an_end_is_seen(&lab);
     lab.down();
 }
@@ -139,5 +145,86 @@ fn an_end_is_seen(lab: &Lab) {
     agree(lab, "pod/inside", &format!("{ip}:80"), &["far"]);
     agree(lab, "client", &at(NODE1, 30050), &["far"]);
     agree(lab, "client", &at(NODE1, 30051), &["timeout"]);
-    assert_eq!(met(lab, "client", &at(NODE1, 8180), 1), ["refused".to_owned()].into());
+    assert_eq!(met(lab, "client", &at(NODE1, 8180), 1), refused());
+}
+
+/// A Pod on node1 with ports 30060, of both protocols, and 30061 at one address only.
+fn with_ports(name: &str) -> String {
+    let ports = format!(
+        "[{{containerPort: 8080, hostPort: 30060}}, {{containerPort: 5353, hostPort: 30060, protocol: UDP}}, {{containerPort: 8081, hostPort: 30061, hostIP: {NODE1}}}]"
+    );
+    pod(name, "node1", &format!("  containers: [{{name: c, image: echo, ports: {ports}}}]\n"))
+        .replace(", all: web", "")
+}
+
+fn refused() -> BTreeSet<String> {
+    ["refused".to_owned()].into()
+}
+
+fn ports_of_the_node_lead_to_a_pod(lab: &Lab) {
+    apply(lab, &with_ports("ports"));
+    for suffix in ["", "/udp"] {
+        for node in [NODE1, SIX[0]] {
+            let to = format!("{}{suffix}", at(node, 30060));
+            for from in ["node1", "node2", "pod/inside", "pod/ports"] {
+                agree(lab, from, &to, &["ports"]);
+            }
+        }
+        agree(lab, "client", &format!("{NODE1}:30060{suffix}"), &["ports"]);
+        // From another node's network.
+        assert_eq!(met(lab, "pod/far", &format!("{NODE1}:30060{suffix}"), 1), ["ports".to_owned()].into());
+        assert_eq!(met(lab, "node1", &format!("127.0.0.1:30060{suffix}"), 1), refused());
+        assert_eq!(met(lab, "client", &format!("{NODE2}:30060{suffix}"), 1), refused());
+    }
+    agree(lab, "client", &at(NODE1, 30061), &["ports"]);
+    assert_eq!(met(lab, "node2", &at(SIX[0], 30061), 1), refused());
+    let described = lab.minisvc("describe pod ports").ok();
+    assert!(described.contains("30060/TCP, 30060/UDP, 30061/TCP"), "{described}");
+    let text = lab.minisvc(&format!("trace --from {} {NODE1}:30060", site::CLIENT)).ok();
+    assert!(text.contains("host port 30060 of Pod default/ports, port 8080"), "{text}");
+}
+
+/// Those of other links, and those that come later.
+fn they_are_on_every_address(lab: &Lab) {
+    if !is_there("ip", "-V") {
+        return;
+    }
+    let other = "172.31.77.77";
+    lab.lab(&format!("exec node1 -- ip addr add {other}/24 dev eth0")).ok();
+    agree(lab, "client", &at(other, 30060), &["ports"]);
+    lab.lab(&format!("exec node1 -- ip addr del {other}/24 dev eth0")).ok();
+}
+
+fn who_comes_late_is_told(lab: &Lab) {
+    let ports = "[{containerPort: 8080, hostPort: 30050}, {containerPort: 8080, hostPort: 10250}]";
+    let late = pod("late", "node1", &format!("  containers: [{{name: c, image: echo, ports: {ports}}}]\n"));
+    apply(lab, &late.replace(", all: web", ""));
+    let parts = [
+        &format!("{NODE1} . tcp . 30050 belongs to Service default/web"),
+        "hostPort 10250/tcp is the node's own",
+    ];
+    says("Events of the Pod", &parts, &[], || lab.minisvc("describe pod late"));
+    agree(lab, "client", &at(NODE1, 30050), &["near", "far"]);
+    lab.minisvc("delete pod late").ok();
+}
+
+/// A client that keeps its port is led on to the Pod that has the node's port next.
+fn a_flow_follows_its_port(lab: &Lab) {
+    let flow = Held::new(lab, "client", &format!("{NODE1}:30060/udp"));
+    flow.until("the flow begins", "ports", 0);
+    lab.minisvc("delete pod ports").ok();
+    flow.until("nobody has the port", "refused", now_us());
+    apply(lab, &with_ports("next"));
+    flow.until("the next Pod has it", "next", now_us());
+    flow.goes_on("it stays there", "next", 3);
+    agree(lab, "client", &at(NODE1, 30060), &["next"]);
+    lab.minisvc("delete pod next").ok();
+    agree_refused(lab, &at(NODE1, 30060));
+}
+
+fn agree_refused(lab: &Lab, to: &str) {
+    eventually("the port is free", LONG, || {
+        let seen = met(lab, "client", to, 1);
+        if seen == refused() { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
 }

@@ -154,6 +154,20 @@ fn sctp<A: Address>() {
     let refused = inside("a", || associate::<A>("10.43.2.1:36412", 40_200)).map_err(|error| error.kind());
     assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "SCTP was taken out");
     assert!(call::<A>(Some("a"), "10.43.2.1:36412").is_ok(), "TCP was not");
+    // A port of the node that is a Pod's: nobody's address is changed but the Pod's own.
+    let ports = r#"[{"containerPort": 9899, "hostPort": 30414, "protocol": "SCTP"}]"#;
+    table.objects.pod("b", "10.42.0.3", ports);
+    table.settle();
+    for (from, own) in [(Some("a"), "10.42.0.2"), (None, "192.168.9.1"), (Some("client"), "192.168.9.9")] {
+        let to = "192.168.9.1:30414";
+        match from {
+            Some(namespace) => inside(namespace, move || associate::<A>(to, 40_300)),
+            None => associate::<A>(to, 40_300),
+        }
+        .unwrap_or_else(|error| panic!("{from:?}: {error}"));
+        let (first, second) = (heard.recv().expect("INIT"), heard.recv().expect("COOKIE ECHO"));
+        assert_eq!((first.0, first.2, second.0), ("b", here::<A>(own), "b"), "{from:?}");
+    }
 }
 
 #[test]

@@ -56,15 +56,17 @@ fn describe_container(container: &Value, status: &Value, text: &mut Text) {
     text.heading(1, &str_of(&container["name"]));
     text.line(2, "Container ID", str_of(&status["containerID"]));
     text.line(2, "Image", str_of(&container["image"]));
-    let ports: Vec<String> = items(&container["ports"])
-        .iter()
-        .map(|port| {
+    let ports = |field: &str| {
+        let all = items(&container["ports"]).iter().map(|port| {
             let name = str_of(&port["name"]);
             let name = if name.is_empty() { name } else { format!(" ({name})") };
-            format!("{}/{}{name}", str_of(&port["containerPort"]), str_of(&port["protocol"]))
-        })
-        .collect();
-    text.line(2, "Ports", or_none(ports.join(", ")));
+            let number = port[field].as_i64().unwrap_or(0);
+            format!("{number}/{}{name}", str_of(&port["protocol"]))
+        });
+        or_none(all.collect::<Vec<_>>().join(", "))
+    };
+    text.line(2, "Ports", ports("containerPort"));
+    text.line(2, "Host Ports", ports("hostPort"));
     for (key, field) in [("Command", "command"), ("Args", "args")] {
         let words = items(&container[field]);
         if !words.is_empty() {

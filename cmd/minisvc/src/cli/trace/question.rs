@@ -3,7 +3,7 @@
 //! Invariant: what names nothing, or two things, is refused with the word that does; nothing is guessed.
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use minisvc_apimachinery::{ObjectKey, Snapshot};
+use minisvc_apimachinery::{ObjectKey, Snapshot, cluster::NodeFacts};
 use minisvc_netstate::{
     family::{Address, Family},
     nft::Protocol,
@@ -258,10 +258,13 @@ pub fn pod_address<A: Address>(pod: &Pod) -> Option<A> {
     all.filter(|_| !none).find_map(|ip| A::of(ip.parse().ok()?))
 }
 
-/// The node with this InternalIP.
+/// The node with this InternalIP, or else one that has it on another link.
 pub fn node_with<A: Address>(snapshot: &Snapshot, address: A) -> Option<String> {
-    let own = |node| internal_ips(node).is_ok_and(|own| own.contains(&address.into()));
-    snapshot.nodes.iter().find(|(_, node)| own(node)).map(|(key, _)| key.name.clone())
+    let internal = |node| internal_ips(node).is_ok_and(|own| own.contains(&address.into()));
+    let other = |node| NodeFacts::of(node).is_some_and(|facts| facts.addresses.contains(&address.into()));
+    let found = snapshot.nodes.iter().find(|(_, node)| internal(node));
+    let found = found.or_else(|| snapshot.nodes.iter().find(|(_, node)| other(node)));
+    found.map(|(key, _)| key.name.clone())
 }
 
 /// The node that a packet from outside comes to; None if it is for a load balancer's address that no node may hold.

@@ -117,13 +117,14 @@ pub fn walk<A: Address>(snapshot: &Snapshot, question: Question<A>) -> Result<Wa
         let packet = Packet { source: source_here, destination, protocol, port, from_node, mark: 0 };
         let mut explanation = explain(&side.planner, snapshot, &packet);
         let next = side.onward(snapshot, destination, &mut explanation);
+        let stays = next.iter().all(|next| next.way == Way::Here);
         let masquerade = match explanation.outcome {
             Outcome::Pass { masquerade } => Some(masquerade),
             _ => None,
         };
         hops.push(Hop { node: node.clone(), packet, explanation, next });
         match (masquerade, node_with(snapshot, destination)) {
-            (Some(masquerade), Some(other)) if other != node => {
+            (Some(masquerade), Some(other)) if other != node && !stays => {
                 source = Some(if masquerade { side.address } else { source_here });
                 node = other;
             }
@@ -136,6 +137,8 @@ pub fn walk<A: Address>(snapshot: &Snapshot, question: Question<A>) -> Result<Wa
 /// One node, as its agent makes it.
 struct Side<A: Address> {
     address: A,
+    /// All of its addresses that it says.
+    own: Vec<IpAddr>,
     underlay: Underlay,
     links: NetState,
     planner: Planner<A>,
@@ -180,10 +183,10 @@ impl<A: Address> Side<A> {
             .desired
             .links;
         let ports_at = facts.node_ports_at.unwrap_or(addresses);
-        let node = NodeView::of(snapshot, name, ports_at, facts.addresses, &facts.cluster);
+        let node = NodeView::of(snapshot, name, ports_at, facts.addresses.clone(), &facts.cluster);
         let mut planner = Planner::new(node, ServiceTable::new());
         planner.update(snapshot);
-        Ok(Self { address, underlay, links, planner })
+        Ok(Self { address, own: facts.addresses, underlay, links, planner })
     }
 
     /// The address that the node itself sends from.
@@ -225,7 +228,9 @@ impl<A: Address> Side<A> {
     }
 
     fn next(&self, snapshot: &Snapshot, to: A) -> Next {
-        Next { owner: owner(snapshot, to), way: way(&self.links, &self.underlay, to.into()) }
+        let here = self.own.contains(&to.into());
+        let way = if here { Way::Here } else { way(&self.links, &self.underlay, to.into()) };
+        Next { owner: owner(snapshot, to), way }
     }
 }
 

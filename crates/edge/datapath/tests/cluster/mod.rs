@@ -110,6 +110,19 @@ impl Objects {
         }
     }
 
+    /// A Pod on n1 with these ports of its container.
+    pub fn pod(&mut self, name: &str, address: &str, ports: &str) {
+        let ports: Value = serde_json::from_str(ports).expect("JSON");
+        let ips = both(address).into_iter().map(|ip| json!({"ip": ip}));
+        let object = json!({
+            "metadata": {"namespace": "default", "name": name},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": ports}]},
+            "status": {"phase": "Running", "podIPs": ips.collect::<Vec<_>>()},
+        });
+        let pod = serde_json::from_value(object).expect("Pod");
+        self.snapshot.pods.insert(ObjectKey::new("default", name), Arc::new(pod));
+    }
+
     pub fn remove(&mut self, name: &str) {
         self.snapshot.services.remove(&ObjectKey::new("default", name));
     }
