@@ -4,6 +4,8 @@
 mod common;
 #[path = "pod_life/given.rs"]
 mod given;
+#[path = "pod_life/images.rs"]
+mod images;
 
 use common::{Kubectl, LONG, Lab, eventually, is_there};
 
@@ -30,6 +32,7 @@ fn containers_live_as_kubernetes_do() {
     given::programs_run_as_whom_they_must(&kubectl);
     given::volumes_are_filled_and_follow(&kubectl);
     given::what_a_pod_lacks_is_waited_for(&kubectl);
+    images::come_change_and_go(&lab, &kubectl);
     last_words_are_shown(&kubectl);
     a_hurry_cuts_the_grace_short(&kubectl);
     the_next_server_goes_on_asking(&lab, &kubectl);

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
+mod image;
 mod lab;
 mod local;
 mod server;
@@ -28,6 +29,9 @@ enum Command {
     Lab(lab::LabCommand),
     #[command(flatten)]
     Api(cli::ApiCommand),
+    /// The images of this node.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     #[command(flatten)]
     Local(local::LocalCommand),
     #[command(flatten)]
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Server(args) => server::run(*args),
         Command::Lab(command) => lab::run(command),
         Command::Api(command) => return cli::run(command, &lab_kubeconfigs()),
+        Command::Image(command) => image::run(command),
         Command::Local(command) => local::run::<Args>(command),
         Command::LabProcess(process) => lab::run_process(process),
     };

@@ -81,6 +81,8 @@ pub fn exec(lab: &Lab, member: &str, command_line: &[OsString]) -> Result<u8, La
     enter(lab, member)?;
     let mut command = Command::new(&program);
     command.args(args);
+    // Verbs such as `minisvc image` then mean this machine's node.
+    command.env("MINISVC_DATA_DIR", lab.member(member).data());
     if let Ok(directory) = directory {
         command.current_dir(directory);
     }

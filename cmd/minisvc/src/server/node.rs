@@ -85,7 +85,7 @@ pub async fn agent(
     config.volume_dir = args.data_dir.join("volumes");
     config.masked.push(args.data_dir.clone());
     config.masked.extend(args.write_kubeconfig.parent().map(Into::into));
-    config.images = ImageTable { mapped: args.image.iter().cloned().collect() };
+    config.images = images(args)?;
     let runtime = Runtime::new(config).context("set up the runtime of pods")?;
     let config = AgentConfig {
         node_name: name.to_owned(),
@@ -100,6 +100,16 @@ pub async fn agent(
         ingress: !args.disable.contains(&Part::Ingress),
     };
     Ok(Agent::bind(config).await?)
+}
+
+/// The node's images: those that the server was started with come before those that were added.
+fn images(args: &ServerArgs) -> anyhow::Result<ImageTable> {
+    let store = crate::image::store(&args.data_dir);
+    let mut given = minisvc_images::Table::default();
+    for definition in &args.image {
+        definition.give(&store, &mut given).context("--image")?;
+    }
+    Ok(ImageTable { given, store: Some(store) })
 }
 
 fn tls(papers: &Papers) -> anyhow::Result<Arc<rustls::ServerConfig>> {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use minisvc_agent::NodePortAddresses;
 use minisvc_apimachinery::{ClusterConfig, Overlay};
-use minisvc_runtime::MappedImage;
+use minisvc_images::Definition;
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -113,9 +113,10 @@ pub struct ServerArgs {
     /// Another name or address of the API for its certificate.
     #[arg(long, env = "MINISVC_TLS_SAN", value_delimiter = ',', value_name = "NAME")]
     pub tls_san: Vec<String>,
-    /// An image for Pods: a directory and what runs in it.
-    #[arg(long, env = "MINISVC_IMAGE", value_parser = parse_image, value_name = "NAME=DIR[:ENTRYPOINT]")]
-    pub image: Vec<(String, MappedImage)>,
+    /// An image for Pods, beside those of `minisvc image add`: a directory and what runs in it, a program
+    /// (NAME=exec:PROGRAM ARGS) or an archive (NAME=oci:ARCHIVE).
+    #[arg(long, env = "MINISVC_IMAGE", value_name = "NAME=DIR[:ENTRYPOINT]")]
+    pub image: Vec<Definition>,
     /// Where to write the administrator's kubeconfig, and beside it, as FILE.view, the one that only reads (first server).
     #[arg(
         long,
@@ -141,10 +142,6 @@ fn parse_bind(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
     }
     text.parse().map_err(|_| "expected [IP]:PORT".to_owned())
-}
-
-fn parse_image(text: &str) -> Result<(String, MappedImage), String> {
-    MappedImage::parse(text).map_err(|error| error.to_string())
 }
 
 impl ServerArgs {

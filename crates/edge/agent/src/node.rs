@@ -7,7 +7,8 @@ use crate::{AgentError, NodeIdentity, Snapshots};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+        NodeSystemInfo,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -20,16 +21,25 @@ use minisvc_apimachinery::{
     resource::NODES,
 };
 use minisvc_client::{ApiClient, PatchKind, lease};
+use minisvc_runtime::{ImageTable, image::Listed};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How often the heartbeat is renewed.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How many images a node tells of (the kubelet's `nodeStatusMaxImages`).
+const IMAGES_MAX: usize = 50;
 /// How long one heartbeat is good for, in seconds.
 pub const HEARTBEAT_LASTS_S: i32 = 4;
 
 /// Registers the node, and from then on keeps its heartbeat and its status.
-pub async fn keep(identity: Arc<NodeIdentity>, client: ApiClient, mut snapshots: Snapshots) {
-    while let Err(error) = register(&identity, &client).await {
+pub async fn keep(
+    identity: Arc<NodeIdentity>,
+    client: ApiClient,
+    mut snapshots: Snapshots,
+    images: ImageTable,
+) {
+    let mut known = images.version();
+    while let Err(error) = register(&identity, &client, &images).await {
         tracing::warn!(%error, "cannot register this node yet");
         tokio::time::sleep(HEARTBEAT).await;
     }
@@ -40,7 +50,7 @@ pub async fn keep(identity: Arc<NodeIdentity>, client: ApiClient, mut snapshots:
     loop {
         tokio::select! {
             Ok(()) = ports_at.changed() => {
-                if let Err(error) = register(&identity, &client).await {
+                if let Err(error) = register(&identity, &client, &images).await {
                     tracing::warn!(%error, "node annotations");
                 }
             }
@@ -48,6 +58,12 @@ pub async fn keep(identity: Arc<NodeIdentity>, client: ApiClient, mut snapshots:
                 let renewed = lease::renew_node(&client, &identity.name, HEARTBEAT_LASTS_S, Timestamp::now()).await;
                 if let Err(error) = renewed {
                     tracing::warn!(%error, "heartbeat");
+                }
+                let version = images.version();
+                if std::mem::replace(&mut known, version) != version
+                    && let Err(error) = register(&identity, &client, &images).await
+                {
+                    tracing::warn!(%error, "node images");
                 }
             }
             changed = snapshots.changed() => {
@@ -58,7 +74,7 @@ pub async fn keep(identity: Arc<NodeIdentity>, client: ApiClient, mut snapshots:
                 let node = snapshots.borrow_and_update().as_ref().and_then(|s| s.nodes.get(&key).cloned());
                 // Someone (the node lifecycle controller) said this node is not ready: it is.
                 if node.is_none_or(|node| !says_ready(&node))
-                    && let Err(error) = register(&identity, &client).await
+                    && let Err(error) = register(&identity, &client, &images).await
                 {
                     tracing::warn!(%error, "node status");
                 }
@@ -72,7 +88,11 @@ fn says_ready(node: &Node) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-async fn register(identity: &NodeIdentity, client: &ApiClient) -> Result<(), AgentError> {
+async fn register(
+    identity: &NodeIdentity,
+    client: &ApiClient,
+    images: &ImageTable,
+) -> Result<(), AgentError> {
     let key = ObjectKey::cluster(identity.name.as_str());
     let failed = |operation| {
         let object = identity.name.clone();
@@ -95,7 +115,7 @@ async fn register(identity: &NodeIdentity, client: &ApiClient) -> Result<(), Age
         let _: Node =
             client.patch(&NODES, &key, None, PatchKind::Merge, &patch).await.map_err(failed("label node"))?;
     }
-    let patch = serde_json::json!({ "status": status(identity, Timestamp::now()) });
+    let patch = serde_json::json!({ "status": status(identity, images, Timestamp::now()) });
     let _: Node = client
         .patch(&NODES, &key, Some("status"), PatchKind::Merge, &patch)
         .await
@@ -135,7 +155,18 @@ fn labels(identity: &NodeIdentity) -> BTreeMap<String, String> {
     labels
 }
 
-fn status(identity: &NodeIdentity, now: Timestamp) -> NodeStatus {
+/// The largest images of the node.
+fn container_images(images: &ImageTable) -> Vec<ContainerImage> {
+    let mut all = images.list();
+    all.sort_by_key(|image| std::cmp::Reverse(image.bytes));
+    let one = |image: Listed| ContainerImage {
+        names: Some(vec![image.name]),
+        size_bytes: i64::try_from(image.bytes).ok(),
+    };
+    all.into_iter().take(IMAGES_MAX).map(one).collect()
+}
+
+fn status(identity: &NodeIdentity, images: &ImageTable, now: Timestamp) -> NodeStatus {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     let condition = |kind: &str, status: &str, reason: &str, message: &str| NodeCondition {
         type_: kind.to_owned(),
@@ -168,6 +199,7 @@ fn status(identity: &NodeIdentity, now: Timestamp) -> NodeStatus {
             "KubeletReady",
             "minisvc agent is posting ready status",
         )]),
+        images: Some(container_images(images)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(crate::NODE_PORT) }),
         }),

@@ -200,6 +200,11 @@ impl Pods {
             self.give_up(uid, pod).await?;
         } else if !is_over && self.runtime.pod(uid).is_none() {
             self.start(uid, pod).await?;
+        } else if let Some(spec) = &pod.spec {
+            let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+            let images =
+                all.filter_map(|container| Some((container.name.as_str(), container.image.as_deref()?)));
+            self.runtime.set_images(uid, images);
         }
         self.write_status(uid, pod).await
     }

@@ -44,6 +44,9 @@ pub(crate) struct Settings {
     pub(crate) working_dir: String,
     /// As whom, and with what they may.
     pub(crate) security: Security,
+    /// As whom if that does not say: the image's `user[:group]`.
+    #[serde(default)]
+    pub(crate) image_user: String,
 }
 
 /// How it went.

@@ -35,7 +35,7 @@ pub mod volumes;
 
 pub use error::Error;
 pub use exe::Executable;
-pub use image::{ImageTable, MappedImage};
+pub use image::{ImageFacts, ImageTable};
 pub use logs::LogOptions;
 pub use record::{
     ContainerRecord, ContainerState, Failure, PodRecord, PodTable, ProcessId, RestartDelays, Terminated,

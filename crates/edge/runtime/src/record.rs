@@ -4,6 +4,7 @@
 //! before the process they tell of is started.
 
 use crate::{
+    image::ImageFacts,
     life::LifeRecord,
     order,
     spec::{ContainerSpec, PodBundle},
@@ -93,6 +94,12 @@ pub struct ContainerRecord {
     /// How far it is.
     #[serde(default = "LifeRecord::of_before")]
     pub life: LifeRecord,
+    /// What the image of its newest run says; none: nothing was run yet.
+    #[serde(default)]
+    pub facts: Option<ImageFacts>,
+    /// It is ended to be started again with another image, whatever its Pod's policy.
+    #[serde(default)]
+    pub renewed: bool,
 }
 
 impl ContainerRecord {
@@ -109,6 +116,8 @@ impl ContainerRecord {
             process: None,
             shim: None,
             life: LifeRecord::default(),
+            facts: None,
+            renewed: false,
         }
     }
 

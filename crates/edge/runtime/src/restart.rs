@@ -22,6 +22,7 @@ pub enum Decision {
 ///
 /// The first restart is immediate; each further one waits twice as long as the one before, from
 /// `delays.first` to `delays.max`. A run of at least `delays.reset_after` starts over.
+/// One that was ended for another image starts at once, whatever the policy.
 /// Source: kubelet's crash-loop back-off (concepts/workloads/pods/pod-lifecycle).
 pub fn decide(
     policy: RestartPolicy,
@@ -30,6 +31,9 @@ pub fn decide(
     delays: &RestartDelays,
     now: Timestamp,
 ) -> Decision {
+    if record.renewed {
+        return Decision::Restart { at: now, crashes: 0 };
+    }
     match policy {
         RestartPolicy::Never => return Decision::Stay,
         RestartPolicy::OnFailure if ended.exit_code == 0 => return Decision::Stay,

@@ -11,6 +11,7 @@ mod end;
 mod follow;
 mod inner;
 mod mind;
+mod renew;
 mod spawn;
 mod told;
 
@@ -237,6 +238,24 @@ impl Runtime {
         })
     }
 
+    /// Gives containers of a running Pod other images: those that run are ended with the Pod's grace, in the background,
+    /// and started again, whatever the Pod's policy; those that wait try at once. Names that the Pod has not, and images
+    /// that are the same, change nothing.
+    pub fn set_images<'a>(&self, uid: &str, images: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        for (container, image) in images {
+            let Some(pod) = self.pod(uid) else { return };
+            if pod.bundle.spec(container).is_none_or(|spec| spec.image == image) || pod.is_finished() {
+                continue;
+            }
+            renew::renew(&self.inner, uid, container, image);
+        }
+    }
+
+    /// The node's images, for its status.
+    pub fn images(&self) -> &ImageTable {
+        &self.inner.config.images
+    }
+
     /// Ends a Pod's containers: their hooks, SIGTERM, and SIGKILL after `grace`. Returns when all have ended.
     ///
     /// Dropping the future does not undo what was begun; calling again goes on with the new grace.
@@ -306,8 +325,7 @@ impl Runtime {
 
     /// How process 1 of a container is run, and what else is run in it.
     pub(crate) fn process_settings(&self, pod: &PodRecord, container: &str) -> Option<Settings> {
-        let spec = pod.bundle.spec(container)?;
-        Some(spawn::settings(&self.inner.config, &pod.bundle, spec))
+        spawn::settings_of(&self.inner.config, pod, container)
     }
 }
 

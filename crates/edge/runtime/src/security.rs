@@ -106,13 +106,23 @@ impl Security {
         has.filter_map(number).fold(0, |mask, number| mask | 1 << number)
     }
 
-    /// Why it may not be started as user `uid`, in the kubelet's words; none if it may.
-    pub fn refusal(&self, uid: u32, pod: &str, container: &str) -> Option<String> {
+    /// Why it may not be started in an image whose user is `image_user`, in the kubelet's words; none if it may.
+    pub fn refusal(&self, image_user: &str, pod: &str, container: &str) -> Option<String> {
         let who = || format!("(pod: {pod:?}, container: {container})");
-        match (self.non_root && uid == 0, self.user) {
-            (false, _) => None,
-            (true, Some(_)) => Some(format!("container's runAsUser breaks non-root policy {}", who())),
-            (true, None) => Some(format!("container has runAsNonRoot and image will run as root {}", who())),
+        let (user, _) = image_user.split_once(':').unwrap_or((image_user, ""));
+        match (self.user, user.parse::<u32>()) {
+            _ if !self.non_root => None,
+            (Some(0), _) => Some(format!("container's runAsUser breaks non-root policy {}", who())),
+            (Some(_), _) => None,
+            (None, Ok(0)) => Some(format!("container has runAsNonRoot and image will run as root {}", who())),
+            (None, Ok(_)) => None,
+            (None, Err(_)) if user.is_empty() => {
+                Some(format!("container has runAsNonRoot and image will run as root {}", who()))
+            }
+            (None, Err(_)) => Some(format!(
+                "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {}",
+                who()
+            )),
         }
     }
 }
@@ -144,8 +154,18 @@ mod tests {
     #[test]
     fn root_is_refused_where_it_is_not_wanted() {
         let security = |user| Security { user, non_root: true, ..Security::default() };
-        assert_eq!(security(Some(7)).refusal(7, "p", "c"), None);
-        assert!(security(None).refusal(0, "p", "c").unwrap().contains("image will run as root"));
-        assert!(security(Some(0)).refusal(0, "p", "c").unwrap().contains("breaks non-root policy"));
+        for (user, image, words) in [
+            (Some(7), "", None),
+            (Some(7), "web", None),
+            (Some(0), "7", Some("breaks non-root policy")),
+            (None, "", Some("image will run as root")),
+            (None, "0:7", Some("image will run as root")),
+            (None, "7:0", None),
+            (None, "web", Some("non-numeric user (web)")),
+        ] {
+            let refusal = security(user).refusal(image, "p", "c");
+            assert_eq!(refusal.is_some(), words.is_some(), "{refusal:?}");
+            assert!(refusal.unwrap_or_default().contains(words.unwrap_or_default()));
+        }
     }
 }

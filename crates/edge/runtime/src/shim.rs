@@ -9,6 +9,7 @@ mod follow;
 mod init;
 mod mounts;
 mod output;
+mod root;
 mod seccomp;
 mod sessions;
 mod user;
@@ -66,6 +67,12 @@ pub(crate) struct ShimBundle {
     pub(crate) hostname: String,
     /// The container's root; none: the node's own file system.
     pub(crate) root: Option<PathBuf>,
+    /// A lock to hold while the container runs, so that its root stays.
+    #[serde(default)]
+    pub(crate) hold: Option<PathBuf>,
+    /// A directory for what the container changes in its root.
+    #[serde(default)]
+    pub(crate) changes: Option<PathBuf>,
     /// Generated files: source on the node, target in the container.
     pub(crate) generated: Vec<(PathBuf, String)>,
     /// Where the container's last words go, on the node and in the container; none, if the latter is empty.
@@ -177,6 +184,10 @@ fn run(path: &Path) -> Result<ShimState, String> {
         .map_err(|error| error.to_string())?
         .ok_or_else(|| format!("{}: no such bundle", path.display()))?;
     let _lock = lock(&bundle.lock).map_err(|error| format!("lock {}: {error}", bundle.lock.display()))?;
+    let hold = |path: &PathBuf| {
+        minisvc_images::Image::hold(path).map_err(|error| format!("hold the image: {error}"))
+    };
+    let _image_stays = bundle.hold.as_ref().map(hold).transpose()?;
     let mut log = output::LogFile::open(&bundle.log, bundle.log_bytes_max)
         .map_err(|error| format!("open log {}: {error}", bundle.log.display()))?;
     let me = std::process::id() as i32;

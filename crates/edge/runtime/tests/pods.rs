@@ -13,6 +13,8 @@ mod cases;
 mod host;
 #[path = "pods/http.rs"]
 mod http;
+#[path = "pods/images.rs"]
+mod images;
 #[path = "pods/init.rs"]
 mod init;
 #[path = "pods/probes.rs"]
@@ -32,6 +34,10 @@ use std::process::Command;
 const ALL: &[(&str, fn())] = &[
     ("a_container_sees_its_own_world_only", cases::own_world),
     ("a_mapped_image_is_the_root", cases::mapped_image),
+    ("an_imported_image_is_a_root_that_stays_as_it_is", images::imported),
+    ("users_and_signals_of_images", images::users_and_signals),
+    ("an_image_that_is_absent_and_one_in_use", images::absent_and_in_use),
+    ("a_container_is_given_another_image", images::another_image),
     ("what_cannot_start_says_why", cases::start_errors),
     ("containers_survive_the_death_of_their_starter", cases::survival),
     ("a_stop_is_polite_then_firm", cases::stop),

@@ -58,7 +58,6 @@ fn status(pod: &PodRecord, spec: &ContainerSpec, container: &ContainerRecord) ->
     // While it waits for its restart or has ended, the run that ended last is the one that is counted.
     let goes_on = container.is_running() || container.state == RuntimeState::creating();
     let last = of_run(container.restart_count.saturating_sub(u32::from(goes_on)));
-    let running = container.is_running();
     let first = creating(!pod.bundle.init_containers.is_empty());
     let state = match &container.state {
         // As the kubelet has it: it runs once the hook after its start has ended.
@@ -76,7 +75,7 @@ fn status(pod: &PodRecord, spec: &ContainerSpec, container: &ContainerRecord) ->
     ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone(),
-        image_id: if running { container.image.clone() } else { String::new() },
+        image_id: container.facts.as_ref().map(|facts| facts.id.clone()).unwrap_or_default(),
         container_id: (container.process.is_some() || container.last_termination.is_some())
             .then(|| id.clone()),
         ready: order::is_ready(&spec.life, container),

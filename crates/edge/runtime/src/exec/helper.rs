@@ -152,7 +152,7 @@ fn prepare(order: &Order, terminal: Option<&OwnedFd>) -> Result<(Program, User),
         .map_err(|error| format!("chdir to cwd ({:?}): {error}", order.settings.working_dir))?;
     let command = order.argv.first().ok_or_else(|| "no command specified".to_owned())?;
     let program = find_program(command, &order.settings.env)?;
-    let user = User::of(&order.settings.security);
+    let user = User::of(&order.settings.security, &order.settings.image_user)?;
     become_user(&user, &order.settings.security)?;
     Ok((Program::File(program), user))
 }

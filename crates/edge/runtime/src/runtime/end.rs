@@ -1,4 +1,4 @@
-//! The end of one container's run, and of all of a Pod's: its hook, whose turn it is, SIGTERM, SIGKILL.
+//! The end of one container's run, and of all of a Pod's: its hook, whose turn it is, SIGTERM (or what the image says instead), SIGKILL.
 //!
 //! Invariant: signals go to the run they are meant for only, also if a container is started again meanwhile.
 
@@ -74,7 +74,9 @@ pub(super) async fn one(inner: &Arc<Inner>, ending: Ending<'_>) -> bool {
         let _its_turn_or_late = tokio::time::timeout_at(begin + grace, turn).await;
     }
     let patience = patience(grace, begin.elapsed());
-    signal_until_ended(inner, (uid, container, run), libc::SIGTERM, patience).await
+    let facts = inner.pod(uid).and_then(|pod| pod.container(container)?.facts.clone());
+    let asked = facts.and_then(|facts| facts.stop_signal).unwrap_or(libc::SIGTERM);
+    signal_until_ended(inner, (uid, container, run), asked, patience).await
         || signal_until_ended(inner, (uid, container, run), libc::SIGKILL, KILL_WAIT).await
 }
 

@@ -3,7 +3,7 @@
 use super::{Inner, mind, spawn, state_path, told::What};
 use crate::{
     files, last_words, order,
-    record::{ContainerState, ProcessId, Terminated},
+    record::{ContainerState, PodRecord, ProcessId, Terminated},
     restart::{Decision, decide},
     shim::{self, ShimState},
     sys,
@@ -13,6 +13,8 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 /// How long a shim without a state may take to write one.
 const STATE_WAIT: Duration = Duration::from_secs(10);
+/// How often a container that waits for its image looks for it.
+const IMAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts a container for the first time, and follows it in the background.
 pub(super) async fn start(inner: &Arc<Inner>, uid: &str, container: &str) {
@@ -100,6 +102,16 @@ enum Next {
     Ended(Terminated),
     /// The time of a restart.
     Restart { at: Timestamp },
+    /// Something else than what was `tried`, to run with number `number`.
+    Image { number: u32, tried: Tried },
+}
+
+/// Which image was not there.
+struct Tried {
+    /// As the container names it.
+    image: String,
+    /// Of the node's images, from before they were looked at.
+    version: (u64, i64, i64),
 }
 
 fn follow(inner: &Arc<Inner>, uid: &str, container: &str, next: Next) {
@@ -125,6 +137,10 @@ fn follow(inner: &Arc<Inner>, uid: &str, container: &str, next: Next) {
                 }
                 Next::Ended(terminated) => ended(&inner, &uid, &container, terminated),
                 Next::Restart { at } => restart(&inner, &uid, &container, at).await,
+                Next::Image { number, tried } => match image(&inner, &uid, &container, tried).await {
+                    true => run(&inner, &uid, &container, number).await,
+                    false => None,
+                },
             };
         }
     });
@@ -214,14 +230,35 @@ fn ended(inner: &Arc<Inner>, uid: &str, container: &str, mut terminated: Termina
     })?
 }
 
+/// Waits until this container's image may be there: the node's images or the container's have changed. False: the Pod is
+/// stopped.
+async fn image(inner: &Arc<Inner>, uid: &str, container: &str, tried: Tried) -> bool {
+    let is_other = |pod: &PodRecord| pod.bundle.spec(container).is_none_or(|spec| spec.image != tried.image);
+    let mut changes = inner.table.subscribe();
+    loop {
+        let changed =
+            changes.wait_for(|table| table.get(uid).is_none_or(|pod| pod.stopping || is_other(pod)));
+        let _changed_or_time_to_look = tokio::time::timeout(IMAGE_LOOK, changed).await;
+        match inner.pod(uid) {
+            None => return false,
+            Some(pod) if pod.stopping => return false,
+            Some(pod) if is_other(&pod) || inner.config.images.version() != tried.version => return true,
+            Some(_) => {}
+        }
+    }
+}
+
 /// Waits for the time of a restart, and starts the container, unless the Pod is stopped meanwhile.
 async fn restart(inner: &Arc<Inner>, uid: &str, container: &str, at: Timestamp) -> Option<Next> {
     let mut changes = inner.table.subscribe();
     let wait = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
-    let gone = changes.wait_for(|table| table.get(uid).is_none_or(|pod| pod.stopping));
-    if tokio::time::timeout(wait, gone).await.is_ok() {
-        // Stopped: stop() has already recorded the last end as the final one.
-        return None;
+    let planned = |pod: &PodRecord| pod.container(container).and_then(|record| record.restart_at);
+    let changed =
+        changes.wait_for(|table| table.get(uid).is_none_or(|pod| pod.stopping || planned(pod) != Some(at)));
+    if tokio::time::timeout(wait, changed).await.is_ok() {
+        // Stopped: stop() has already recorded the last end as the final one. Or it is due earlier now.
+        let again = inner.pod(uid).filter(|pod| !pod.stopping).and_then(|pod| planned(&pod));
+        return again.map(|at| Next::Restart { at });
     }
     let run_number = inner.update_container(uid, container, |_, stopping, record| {
         if stopping || record.restart_at.take().is_none() {
@@ -236,6 +273,7 @@ async fn restart(inner: &Arc<Inner>, uid: &str, container: &str, at: Timestamp) 
 
 /// Starts run number `number` of a container. None: there is nothing to wait for.
 async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Option<Next> {
+    let version = inner.config.images.version();
     let prepared = inner.update_container(uid, container, |bundle, stopping, record| {
         let spec = bundle.spec(container)?;
         if stopping {
@@ -252,7 +290,10 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
                 inner.tell(bundle, container, What::Pulled { image: spec.image.clone() });
                 record.state = ContainerState::creating();
                 record.life = record.life.of_next_run();
-                Some((bundle.clone(), spec.clone(), image))
+                record.image.clone_from(&spec.image);
+                record.facts = Some(image.facts.clone());
+                record.renewed = false;
+                Some(Ok((bundle.clone(), spec.clone(), image)))
             }
             Err(waiting) => {
                 if let ContainerState::Waiting { reason, message } = &waiting {
@@ -260,11 +301,15 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
                     inner.tell(bundle, container, What::NoImage { reason, message });
                 }
                 record.state = waiting;
-                None
+                record.renewed = false;
+                Some(Err(Next::Image { number, tried: Tried { image: spec.image.clone(), version } }))
             }
         }
     });
-    let (bundle, spec, image) = prepared??;
+    let (bundle, spec, image) = match prepared?? {
+        Ok(prepared) => prepared,
+        Err(wait) => return Some(wait),
+    };
     let state = match spawn::spawn(inner, &bundle, &spec, image, number).await {
         Ok(state) => state,
         Err(message) => ShimState { terminated: Some(not_started(message)), ..ShimState::default() },

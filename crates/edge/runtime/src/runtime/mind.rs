@@ -95,13 +95,14 @@ pub(super) fn mind(inner: &Arc<Inner>, uid: &str, container: &str, adopted: bool
 
 /// How a container is asked and told things from outside.
 pub(super) fn target<'a>(inner: &'a Inner, pod: &PodRecord, container: &str) -> Option<Target<'a>> {
-    let (spec, record) = (pod.bundle.spec(container)?, pod.container(container)?);
-    let order = record.process.map(|process| Order {
-        process,
-        argv: Vec::new(),
-        settings: super::spawn::settings(&inner.config, &pod.bundle, spec),
-        tty: false,
-    });
+    let record = pod.container(container)?;
+    let order = match record.process {
+        Some(process) => {
+            let settings = super::spawn::settings_of(&inner.config, pod, container)?;
+            Some(Order { process, argv: Vec::new(), settings, tty: false })
+        }
+        None => None,
+    };
     Some(Target { address: pod.bundle.address(), executable: &inner.config.executable, order })
 }
 

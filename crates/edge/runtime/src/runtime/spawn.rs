@@ -4,8 +4,10 @@ use super::{Inner, RuntimeConfig, state_path};
 use crate::{
     error::Error,
     exec::Settings,
-    files, hidden, last_words,
-    record::ContainerState,
+    files, hidden,
+    image::{ImageFacts, Resolved},
+    last_words,
+    record::{ContainerState, PodRecord},
     shim::{self, ShimBundle, ShimMount, ShimState},
     spec::{ContainerSpec, PodBundle},
     terminal,
@@ -14,6 +16,7 @@ use crate::{
 use std::{
     fs,
     io::{self, Read},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -53,10 +56,10 @@ pub(super) fn resolve(
     config: &RuntimeConfig,
     bundle: &PodBundle,
     spec: &ContainerSpec,
-) -> Result<crate::image::Resolved, ContainerState> {
+) -> Result<Resolved, ContainerState> {
     let image = config.images.resolve(spec)?;
     let pod = format!("{}_{}({})", bundle.name, bundle.namespace, bundle.uid);
-    match spec.security.refusal(spec.security.user.unwrap_or(0), &pod, &spec.name) {
+    match spec.security.refusal(&image.facts.user, &pod, &spec.name) {
         None => Ok(image),
         Some(message) => {
             Err(ContainerState::Waiting { reason: "CreateContainerConfigError".to_owned(), message })
@@ -75,10 +78,16 @@ fn hosts_of_node() -> String {
     }
 }
 
-/// The environment of a container: the host name, what `echo` answers with, then the spec's.
-fn environment(config: &RuntimeConfig, bundle: &PodBundle, spec: &ContainerSpec) -> Vec<(String, String)> {
+/// The environment of a container: the host name, the image's, what `echo` answers with, then the spec's.
+fn environment(
+    config: &RuntimeConfig,
+    bundle: &PodBundle,
+    spec: &ContainerSpec,
+    facts: &ImageFacts,
+) -> Vec<(String, String)> {
     let mut env = vec![("HOSTNAME".to_owned(), bundle.hostname.clone())];
-    if config.images.resolve(spec).is_ok_and(|image| image.argv.is_empty()) {
+    env.extend(facts.env.iter().cloned());
+    if facts.is_echo {
         env.push((
             crate::echo::ENVIRONMENT.to_owned(),
             crate::echo::settings(&config.node_name, bundle, spec),
@@ -89,17 +98,45 @@ fn environment(config: &RuntimeConfig, bundle: &PodBundle, spec: &ContainerSpec)
 }
 
 /// How a container's programs are run.
-pub(super) fn settings(config: &RuntimeConfig, bundle: &PodBundle, spec: &ContainerSpec) -> Settings {
+pub(super) fn settings(
+    config: &RuntimeConfig,
+    bundle: &PodBundle,
+    spec: &ContainerSpec,
+    facts: &ImageFacts,
+) -> Settings {
     Settings {
-        env: environment(config, bundle, spec),
-        working_dir: working_dir(spec),
+        env: environment(config, bundle, spec, facts),
+        working_dir: working_dir(spec, facts),
         security: spec.security.clone(),
+        image_user: facts.user.clone(),
     }
 }
 
+/// The same, for what is run in a container that runs.
+pub(super) fn settings_of(config: &RuntimeConfig, pod: &PodRecord, container: &str) -> Option<Settings> {
+    let (spec, record) = (pod.bundle.spec(container)?, pod.container(container)?);
+    // A record of before there were such facts.
+    let found = || config.images.resolve(spec).map(|image| image.facts).unwrap_or_default();
+    let facts = record.facts.clone().unwrap_or_else(found);
+    Some(settings(config, &pod.bundle, spec, &facts))
+}
+
 /// The directory a container starts in.
-fn working_dir(spec: &ContainerSpec) -> String {
-    spec.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".to_owned())
+fn working_dir(spec: &ContainerSpec, facts: &ImageFacts) -> String {
+    let said = spec.working_dir.iter().chain([&facts.working_dir]).find(|dir| !dir.is_empty());
+    said.cloned().unwrap_or_else(|| "/".to_owned())
+}
+
+/// An empty place for what a run of a container changes in its image, on disk, with the Pod's volumes.
+fn changes(inner: &Inner, bundle: &PodBundle, container: &str) -> io::Result<PathBuf> {
+    // No volume is called so.
+    let dir = inner.volume_dir(&bundle.uid).join(format!(".root-{container}"));
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    Ok(dir)
 }
 
 /// Executes a shim for one run of a container, and waits for its word that the program runs.
@@ -107,7 +144,7 @@ pub(super) async fn spawn(
     inner: &Inner,
     bundle: &PodBundle,
     spec: &ContainerSpec,
-    image: crate::image::Resolved,
+    image: Resolved,
     run: u32,
 ) -> Result<ShimState, String> {
     let path = prepare(inner, bundle, spec, image, run).map_err(|error| error.to_string())?;
@@ -148,7 +185,7 @@ fn prepare(
     inner: &Inner,
     bundle: &PodBundle,
     spec: &ContainerSpec,
-    image: crate::image::Resolved,
+    image: Resolved,
     run: u32,
 ) -> Result<PathBuf, Error> {
     let pod_dir = inner.pod_dir(&bundle.uid);
@@ -174,6 +211,9 @@ fn prepare(
     if !spec.life.last_words.path.is_empty() {
         last_words::make(&message).map_err(|source| Error::Write { path: message.clone(), source })?;
     }
+    let changes = image.root.as_ref().map(|_| changes(inner, bundle, &spec.name)).transpose();
+    let changes =
+        changes.map_err(|source| Error::CreateDir { path: inner.volume_dir(&bundle.uid), source })?;
     let path = dir.join("bundle.json");
     files::write_record(
         &path,
@@ -185,13 +225,15 @@ fn prepare(
             netns: bundle.netns.clone(),
             hostname: bundle.hostname.clone(),
             root: image.root,
+            hold: image.lock,
+            changes,
             generated: generated.into(),
             mounts: mounts(inner, bundle, spec),
             message,
             message_target: spec.life.last_words.path.clone(),
             masked,
             argv: image.argv,
-            settings: settings(config, bundle, spec),
+            settings: settings(config, bundle, spec, &image.facts),
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             tty: spec.tty,

@@ -98,7 +98,7 @@ fn set_up(
     sethostname(&bundle.hostname).map_err(|error| format!("set host name {:?}: {error}", bundle.hostname))?;
     set_sysctls(&bundle.settings.security)?;
     mounts::set_up(bundle, report)?;
-    let user = User::of(&bundle.settings.security);
+    let user = User::of(&bundle.settings.security, &bundle.settings.image_user)?;
     std::env::set_current_dir(&bundle.settings.working_dir)
         .map_err(|error| format!("chdir to cwd ({:?}): {error}", bundle.settings.working_dir))?;
     let program = match exe {

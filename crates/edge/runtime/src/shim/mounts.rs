@@ -1,15 +1,15 @@
 //! The container's view of the file system, made inside its new mount namespace.
 //!
-//! In: the node's mounts. Out: the image read-only without devices or set-user-ID, own `/proc`, `/sys`, `/dev`,
-//! `/tmp`, `/run`, generated files in `/etc`, and the node's secrets covered. Invariant: what a container must
+//! In: the node's mounts. Out: the image without devices or set-user-ID; the node's own file system read-only with a
+//! `/tmp` and `/run` of the container's, an image with a root directory under a layer for what the container changes
+//! ([`super::root`]); own `/proc`, `/sys`, `/dev`, generated files in `/etc`, and the node's secrets covered. Invariant: what a container must
 //! not see or write is an error if it cannot be arranged; comfort that cannot be arranged is a note.
 
-use super::{ShimBundle, init::Report, volumes};
+use super::{ShimBundle, init::Report, root, volumes};
 use crate::sys;
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
-    unistd::pivot_root,
 };
 use std::{
     fs::{self, File},
@@ -64,16 +64,28 @@ pub(super) fn set_up(bundle: &ShimBundle, report: &mut Report) -> Result<(), Str
     }
     let message = if bundle.message_target.is_empty() { None } else { Some(message_file(&bundle.message)?) };
     let volumes = volumes::open(&bundle.mounts)?;
-    if let Some(root) = &bundle.root {
-        enter_root(root)?;
+    let node_proc = bundle.root.as_ref().and_then(|_| sys::open_tree_clone("/proc", true).ok());
+    let has_layer = match &bundle.root {
+        Some(root) => root::enter(root, bundle.changes.as_deref(), report)?,
+        None => false,
+    };
+    let is_read_only = !has_layer || bundle.settings.security.read_only_root;
+    if has_layer {
+        let files = bundle.generated.iter().map(|(_, target)| target.as_str());
+        root::make_places(files, &bundle.settings.working_dir, report);
+        volumes::make_places(&volumes)?;
+    } else {
+        volumes::make_root(&volumes)?;
     }
-    volumes::make_root(&volumes)?;
-    sys::mount_setattr(None, "/", true, sys::RDONLY | sys::NOSUID | sys::NODEV)
+    let attributes = if is_read_only { sys::RDONLY } else { 0 };
+    sys::mount_setattr(None, "/", true, attributes | sys::NOSUID | sys::NODEV)
         .map_err(|error| format!("make the image read-only: {error}"))?;
     dev(&devices, report)?;
-    tmpfs("/tmp", "mode=1777", report)?;
-    tmpfs("/run", "mode=755,size=64m", report)?;
-    proc(report)?;
+    if !has_layer {
+        tmpfs("/tmp", "mode=1777", report)?;
+        tmpfs("/run", "mode=755,size=64m", report)?;
+    }
+    proc(node_proc, report)?;
     sys(report);
     for dir in &bundle.masked {
         mask(dir)?;
@@ -101,19 +113,6 @@ fn message_file(path: &Path) -> Result<OwnedFd, String> {
     let attributes = sys::NOSUID | sys::NODEV | sys::NOEXEC;
     sys::mount_setattr(Some(&tree), "", false, attributes).map_err(|error| fail(&error))?;
     Ok(tree)
-}
-
-/// Makes `root` the root directory and leaves the node's file system behind.
-fn enter_root(root: &Path) -> Result<(), String> {
-    let fail = |what: &str, error: &dyn std::fmt::Display| format!("{what} {}: {error}", root.display());
-    let path = root.to_str().ok_or_else(|| fail("image directory", &"not UTF-8"))?;
-    let tree = sys::open_tree_clone(path, true).map_err(|error| fail("open image directory", &error))?;
-    sys::move_mount(&tree, path).map_err(|error| fail("mount image directory", &error))?;
-    std::env::set_current_dir(path).map_err(|error| fail("enter image directory", &error))?;
-    // Both on one place: the old root ends up on top of the new one, and is taken off.
-    pivot_root(".", ".").map_err(|error| fail("make root of", &error))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(|error| fail("leave the node's root for", &error))?;
-    std::env::set_current_dir("/").map_err(|error| fail("enter", &error))
 }
 
 fn tmpfs(target: &str, options: &str, report: &mut Report) -> Result<(), String> {
@@ -187,8 +186,9 @@ fn dev(devices: &[(&str, OwnedFd)], report: &mut Report) -> Result<(), String> {
     Ok(())
 }
 
-/// A `/proc` of the new pid namespace, with what would change or betray the node covered.
-fn proc(report: &mut Report) -> Result<(), String> {
+/// A `/proc` of the new pid namespace, with what would change or betray the node covered. `node`: the node's, if the
+/// container cannot see it any more.
+fn proc(node: Option<OwnedFd>, report: &mut Report) -> Result<(), String> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     if !Path::new("/proc").is_dir() {
         report.note("no /proc in the image");
@@ -197,7 +197,10 @@ fn proc(report: &mut Report) -> Result<(), String> {
     if let Err(error) = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>) {
         // Not permitted where the outer /proc is partly covered, as in an unprivileged container.
         report.note(&format!("/proc is the node's, read-only: {error}"));
-        return Ok(());
+        let Some(tree) = node else { return Ok(()) };
+        return sys::mount_setattr(Some(&tree), "", true, sys::RDONLY)
+            .and_then(|()| sys::move_mount(&tree, "/proc"))
+            .map_err(|error| format!("mount the node's /proc: {error}"));
     }
     for path in PROC_READ_ONLY {
         if !Path::new(path).exists() {
@@ -229,18 +232,24 @@ fn mask(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Mounts a file at `target`, where links lead to; makes the target if it lies in a fresh tmpfs.
+/// Mounts a file at `target`, where links lead to; makes the target if it can be made.
 fn bind_file(tree: &OwnedFd, target: &str) -> io::Result<()> {
+    let path = make_file(target)?;
+    let path = path.to_str().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    sys::move_mount(tree, path)
+}
+
+/// Makes an empty file where `target` leads to, if there is none. Returns where that is.
+pub(super) fn make_file(target: &str) -> io::Result<PathBuf> {
     let path = follow_links(Path::new(target))?;
     if !path.exists() {
-        // `/etc/resolv.conf` is often a link into /run, which is empty now.
+        // `/etc/resolv.conf` is often a link into /run, which is empty.
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
         File::create(&path)?;
     }
-    let path = path.to_str().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    sys::move_mount(tree, path)
+    Ok(path)
 }
 
 /// Where a chain of links ends, be there a file or not.

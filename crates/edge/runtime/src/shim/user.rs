@@ -25,9 +25,12 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Finds out who `security` means in this root directory.
-    pub(crate) fn of(security: &Security) -> Self {
-        resolve(security, &read("/etc/passwd"), &read("/etc/group"))
+    /// Finds out who `security` means in this root directory, or else the image's `user[:group]`.
+    ///
+    /// # Errors
+    /// If the image means somebody by a name that its files do not have.
+    pub(crate) fn of(security: &Security, image_user: &str) -> Result<Self, String> {
+        resolve(security, image_user, &read("/etc/passwd"), &read("/etc/group"))
     }
 
     /// Whether it is who we are anyhow.
@@ -44,14 +47,32 @@ fn read(path: &str) -> String {
     }
 }
 
-fn resolve(security: &Security, passwd: &str, group: &str) -> User {
-    let uid = security.user.unwrap_or(0);
+/// A number, or the id that follows this name in lines of a passwd or group file; containerd's words if there is none.
+fn id(name: &str, text: &str, kind: &str, file: &str) -> Result<u32, String> {
+    let named = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    name.parse()
+        .ok()
+        .or_else(|| text.lines().find_map(named))
+        .ok_or_else(|| format!("unable to find {kind} {name}: no matching entries in {file} file"))
+}
+
+fn resolve(security: &Security, image_user: &str, passwd: &str, group: &str) -> Result<User, String> {
+    let (user, group_of_image) = image_user.split_once(':').unwrap_or((image_user, ""));
+    let (uid, group_of_image) = match security.user {
+        Some(uid) => (uid, None),
+        None if user.is_empty() => (0, None),
+        None if group_of_image.is_empty() => (id(user, passwd, "user", "passwd")?, None),
+        None => (id(user, passwd, "user", "passwd")?, Some(id(group_of_image, group, "group", "group")?)),
+    };
     let entry = passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, id, gid, _, home, ..] = fields[..] else { return None };
         (id.parse() == Ok(uid)).then(|| (name, gid.parse::<u32>().ok(), home))
     });
-    let gid = security.group.or_else(|| entry.and_then(|(_, gid, _)| gid)).unwrap_or(0);
+    let gid = security.group.or(group_of_image).or_else(|| entry.and_then(|(_, gid, _)| gid)).unwrap_or(0);
     let mut groups = security.groups.clone();
     // As for a login of that user; Kubernetes gives them to root too, which needs none of them here.
     if let (false, Some((name, ..))) = (security.strict_groups || uid == 0, entry) {
@@ -69,7 +90,7 @@ fn resolve(security: &Security, passwd: &str, group: &str) -> User {
         _ if uid == 0 => "/root",
         _ => "/",
     };
-    User { uid, gid, groups, home: home.to_owned() }
+    Ok(User { uid, gid, groups, home: home.to_owned() })
 }
 
 #[cfg(test)]
@@ -79,15 +100,33 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:101:103:web:/srv/web:/bin/false\nbroken\n";
     const GROUP: &str = "root:x:0:\nlogs:x:7:web,other\nwebs:x:8:webb\nadm:x:4:root\n";
 
+    fn of_image(security: Security, image: &str) -> Result<(u32, u32, Vec<u32>, String), String> {
+        let User { uid, gid, groups, home } = resolve(&security, image, PASSWD, GROUP)?;
+        Ok((uid, gid, groups, home))
+    }
+
     fn user(security: Security) -> (u32, u32, Vec<u32>, String) {
-        let User { uid, gid, groups, home } = resolve(&security, PASSWD, GROUP);
-        (uid, gid, groups, home)
+        of_image(security, "nobody-there:x").unwrap()
+    }
+
+    #[test]
+    fn the_images_user_is_one_of_its_own_or_a_number() {
+        let image = |user| of_image(Security::default(), user);
+        assert_eq!(image("").unwrap().0, 0);
+        assert_eq!(image("web").unwrap(), (101, 103, vec![7], "/srv/web".into()));
+        assert_eq!(image("web:adm").unwrap().1, 4);
+        assert_eq!(image("101:9").unwrap(), (101, 9, vec![7], "/srv/web".into()));
+        assert_eq!(image("77").unwrap(), (77, 0, vec![], "/".into()));
+        assert!(
+            image("none").unwrap_err().contains("unable to find user none: no matching entries in passwd")
+        );
+        assert!(image("web:none").unwrap_err().contains("group none"));
     }
 
     #[test]
     fn users_have_the_images_groups_and_home_but_for_what_is_said() {
         let security = |user: u32| Security { user: Some(user), ..Security::default() };
-        assert_eq!(user(Security::default()), (0, 0, vec![], "/root".into()));
+        assert_eq!(user(security(0)), (0, 0, vec![], "/root".into()));
         assert_eq!(user(security(101)), (101, 103, vec![7], "/srv/web".into()));
         assert_eq!(user(security(4242)), (4242, 0, vec![], "/".into()));
         let said = Security { group: Some(5), groups: vec![9, 7, 9], ..security(101) };

@@ -110,6 +110,14 @@ pub(super) fn make_root(volumes: &[Opened]) -> Result<(), String> {
     std::env::set_current_dir("/").map_err(|error| fail("enter", error))
 }
 
+/// Makes the places of all volumes in a root directory that can be written to still.
+pub(super) fn make_places(volumes: &[Opened]) -> Result<(), String> {
+    for Opened { path, is_dir, .. } in volumes {
+        make_place(Path::new(path), *is_dir).map_err(|error| format!("make a place at {path}: {error}"))?;
+    }
+    Ok(())
+}
+
 /// Attaches the volumes, when all else is mounted.
 pub(super) fn attach(volumes: Vec<Opened>) -> Result<(), String> {
     for Opened { path, is_dir, tree } in volumes {

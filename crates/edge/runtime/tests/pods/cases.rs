@@ -27,8 +27,8 @@ pub fn runtime() -> Runtime {
     config.volume_dir = "/run/minisvc/volumes".into();
     config.masked = vec!["/var/lib".into(), "/etc/security".into(), "/no/such/directory".into()];
     config.restart_delays = RestartDelays { first: Duration::from_millis(50), ..RestartDelays::default() };
-    let image = minisvc_runtime::MappedImage::parse("small=/run/image:/bin/sh -c").unwrap();
-    config.images.mapped.insert(image.0, image.1);
+    let images = minisvc_images::Store::new("/run/minisvc/images".into());
+    config.images.store = Some(images);
     Runtime::new(config).unwrap()
 }
 
@@ -167,7 +167,7 @@ pub fn mapped_image() {
     for dir in ["bin", "lib", "lib64", "usr", "proc", "dev", "tmp", "etc", "run"] {
         fs::create_dir_all(format!("/run/image/{dir}")).unwrap();
     }
-    fs::write("/run/image/marker", "x").unwrap();
+    fs::write("/run/image/marker", "x\n").unwrap();
     // As systemd-resolved has it: a link into /run, which is empty in a container.
     std::os::unix::fs::symlink("../run/systemd/resolve/stub-resolv.conf", "/run/image/etc/resolv.conf")
         .unwrap();
@@ -182,16 +182,24 @@ pub fn mapped_image() {
         })
         .collect();
     run(async {
+        let entrypoint = ["/bin/sh", "-c"].map(str::to_owned);
+        let images = minisvc_images::Store::new("/run/minisvc/images".into());
+        images.add_root("small", Path::new("/run/image"), &entrypoint).unwrap();
         let runtime = runtime();
         let mut spec = container("main", "small", &[]);
-        spec.args = vec!["ls -A / | tr '\\n' ' '; cat /etc/resolv.conf; echo x > /marker; exit 3".into()];
+        let script = "ls -A / | tr '\\n' ' '; cat /etc/resolv.conf /marker; echo y > /marker; cat /marker
+            echo z > /bin/sh || echo bin kept; exit 3";
+        spec.args = vec![script.into()];
         let bundle = pod("u2", RestartPolicy::Never, vec![spec]);
         runtime.start_pod(bundle).await.unwrap();
         let done = wait_for(&runtime, "u2", |pod| ended(pod).is_some()).await;
         let text = log(&log_of("u2", 0));
         assert_eq!(ended(&done).unwrap().exit_code, 3, "{:?}\n{text}", done.containers);
-        assert!(text.contains("marker") && text.contains("ndots:5") && !text.contains("home"), "{text}");
-        assert_eq!(fs::read_to_string("/run/image/marker").unwrap(), "x");
+        for part in ["marker", "ndots:5", " x\n", " y\n", "bin kept"] {
+            assert!(text.contains(part), "{part:?}: {text}");
+        }
+        assert!(!text.contains("home"), "{text}");
+        assert_eq!(fs::read_to_string("/run/image/marker").unwrap(), "x\n");
         finish(&runtime, "u2").await;
     });
     for target in shared {
