@@ -9,6 +9,7 @@
 //! node's own network waits for none, and has the node's addresses.
 
 mod addresses;
+mod before;
 mod deadline;
 mod end;
 
@@ -226,7 +227,13 @@ impl Pods {
         }
         let (bundle, contents) = self.bundle(pod, uid, &local, netns, dns).await?;
         let failed = |source| AgentError::Runtime { operation: "start", pod: name, source };
-        self.runtime.start_pod_with(bundle, &contents).await.map_err(failed)?;
+        let before = before::before(pod);
+        self.runtime.start_pod_with(bundle, &contents, &before).await.map_err(failed)?;
+        if !before.is_empty() {
+            let words = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+            let what = Occurrence::normal(&PODS, key(pod), uid, "SandboxChanged", words);
+            let _nothing_depends_on_it = self.recorder.record(&what, jiff::Timestamp::now()).await;
+        }
         Ok(())
     }
 

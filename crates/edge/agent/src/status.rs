@@ -28,7 +28,8 @@ pub fn desired(
     now: Timestamp,
 ) -> PodStatus {
     let mut status = pod.status.clone().unwrap_or_default();
-    if record.is_none() && is_over(&status) {
+    // One that ran before the node was switched off stays what it was until it is started again, or cannot be.
+    if record.is_none() && (is_over(&status) || status.phase.as_deref() == Some("Running")) {
         return status;
     }
     let phase = record.map_or("Pending", phase);

@@ -8,6 +8,7 @@
 
 mod ask;
 mod attach;
+mod before;
 mod dial;
 mod error;
 mod exe;
@@ -33,6 +34,7 @@ pub mod shim;
 pub mod spec;
 pub mod volumes;
 
+pub use before::Before;
 pub use error::Error;
 pub use exe::Executable;
 pub use image::{ImageFacts, ImageTable};

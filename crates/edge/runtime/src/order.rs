@@ -54,7 +54,9 @@ pub(crate) fn next(pod: &PodRecord) -> Next<'_> {
     if pod.stopping {
         return Next::Wait;
     }
-    if !pod.containers.iter().any(|record| record.life.begun) {
+    let has_begun = pod.containers.iter().any(|record| record.life.begun);
+    // After the node was off, a container may have ended for good, and those before it begin again for the others.
+    if !has_begun || pod.init_containers.iter().any(|record| !record.life.begun) {
         // Those before the last one begun may have ended again: sidecars do not hold up what comes after them twice.
         let begun = pod.init_containers.iter().rposition(|record| record.life.begun);
         let last =

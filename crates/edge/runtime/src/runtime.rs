@@ -16,6 +16,7 @@ mod spawn;
 mod told;
 
 use crate::{
+    before::{self, Before},
     error::Error,
     exe::Executable,
     exec::Settings,
@@ -175,10 +176,11 @@ impl Runtime {
     /// # Errors
     /// Nothing is started if the bundle is invalid, the uid is known already, or the record cannot be written.
     pub async fn start_pod(&self, bundle: PodBundle) -> Result<Arc<PodRecord>, Error> {
-        self.start_pod_with(bundle, &Contents::new()).await
+        self.start_pod_with(bundle, &Contents::new(), &[]).await
     }
 
-    /// As [`Runtime::start_pod`], with the files of its volumes.
+    /// As [`Runtime::start_pod`], with the files of its volumes, and what is known of containers that ran before the node
+    /// was switched off.
     ///
     /// # Errors
     /// As there, and if a volume cannot be made.
@@ -186,11 +188,14 @@ impl Runtime {
         &self,
         bundle: PodBundle,
         contents: &Contents,
+        before: &[Before],
     ) -> Result<Arc<PodRecord>, Error> {
         check::check(&bundle)?;
         let uid = bundle.uid.clone();
         let dir = self.inner.pod_dir(&uid);
-        let pod = PodRecord::new(bundle, Timestamp::now());
+        let now = Timestamp::now();
+        let mut pod = PodRecord::new(bundle, now);
+        before::go_on(&mut pod, before, now);
         {
             let _change = self.inner.lock();
             let table = self.pods();

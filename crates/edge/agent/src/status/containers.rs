@@ -72,12 +72,12 @@ fn status(pod: &PodRecord, spec: &ContainerSpec, container: &ContainerRecord) ->
             ContainerState { terminated: Some(terminated(end, &id)), ..ContainerState::default() }
         }
     };
+    let is_ran = container.process.is_some() || matches!(container.state, RuntimeState::Terminated(_));
     ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone(),
         image_id: container.facts.as_ref().map(|facts| facts.id.clone()).unwrap_or_default(),
-        container_id: (container.process.is_some() || container.last_termination.is_some())
-            .then(|| id.clone()),
+        container_id: (is_ran || container.last_termination.is_some()).then(|| id.clone()),
         ready: order::is_ready(&spec.life, container),
         started: Some(order::is_started(&spec.life, container)),
         restart_count: i32::try_from(container.restart_count).unwrap_or(i32::MAX),

@@ -18,7 +18,8 @@ const IMAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts a container for the first time, and follows it in the background.
 pub(super) async fn start(inner: &Arc<Inner>, uid: &str, container: &str) {
-    if let Some(next) = run(inner, uid, container, 0).await {
+    let number = inner.update_container(uid, container, |_, _, record| record.restart_count);
+    if let Some(next) = run(inner, uid, container, number.unwrap_or_default()).await {
         follow(inner, uid, container, next);
     }
 }

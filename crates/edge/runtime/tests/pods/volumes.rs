@@ -25,7 +25,7 @@ fn bundle(uid: &str, volumes: Vec<Volume>, script: &str, mounts: Vec<Mount>) -> 
 /// What the container says until it ends, line by line; the Pod is still there.
 async fn said(runtime: &Runtime, bundle: PodBundle, contents: &Contents) -> Vec<String> {
     let uid = bundle.uid.clone();
-    runtime.start_pod_with(bundle, contents).await.unwrap();
+    runtime.start_pod_with(bundle, contents, &[]).await.unwrap();
     let record = wait_for(runtime, &uid, |pod| ended(pod).is_some()).await;
     let text = log(format!("/run/minisvc/logs/default_web-0_{uid}/main/0.log").as_ref());
     let end = ended(&record).unwrap();
@@ -118,7 +118,7 @@ pub fn news() {
         let mut bundle =
             bundle("v3", vec![volume("files", VolumeKind::Files)], script, vec![mount("files", "/v")]);
         bundle.restart_policy = RestartPolicy::OnFailure;
-        runtime.start_pod_with(bundle.clone(), &contents("old")).await.unwrap();
+        runtime.start_pod_with(bundle.clone(), &contents("old"), &[]).await.unwrap();
         wait_for(&runtime, "v3", |pod| pod.containers[0].is_running()).await;
         bundle.containers[0].env = vec![("GREETING".into(), "good day".into())];
         runtime.refresh(&bundle, &contents("new")).unwrap();
