@@ -69,6 +69,7 @@ pub fn what_a_pod_lacks_is_waited_for(kubectl: &Kubectl<'_>) {
     image: host
     command: [sh, -c, \"SERVE\"]
     env: [{name: A, valueFrom: {configMapKeyRef: {name: later, key: a}}}]
+  - {name: other, image: host, command: [sh, -c, \"SERVE\"]}
 ";
     apply(kubectl, "reads", variable);
     shows(kubectl, "mounts", &["0/1", "ContainerCreating"]);
@@ -77,11 +78,12 @@ pub fn what_a_pod_lacks_is_waited_for(kubectl: &Kubectl<'_>) {
         "mounts",
         &["FailedMount", "MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found"],
     );
-    shows(kubectl, "reads", &["0/1", "CreateContainerConfigError"]);
+    // The other container need not wait.
+    shows(kubectl, "reads", &["1/2", "CreateContainerConfigError"]);
     events(kubectl, "reads", &["Error: configmap \"later\" not found"]);
     kubectl.ok("create configmap later --from-literal=a=b");
     shows(kubectl, "mounts", &["1/1", "Running"]);
-    shows(kubectl, "reads", &["1/1", "Running"]);
-    assert_eq!(kubectl.of(&["exec", "reads", "--", "sh", "-c", "echo $A"], "").ok(), "b\n");
+    shows(kubectl, "reads", &["2/2", "Running"]);
+    assert_eq!(kubectl.of(&["exec", "reads", "-c", "c", "--", "sh", "-c", "echo $A"], "").ok(), "b\n");
     kubectl.ok("delete pod mounts reads --now");
 }

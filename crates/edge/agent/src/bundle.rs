@@ -45,31 +45,21 @@ pub struct Given<'a> {
     pub services: &'a Objects<Service>,
 }
 
-/// What a Pod needs and there is not.
+/// A volume's files that there are not; without them nothing of a Pod is started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Missing {
-    /// For a volume.
-    #[error("MountVolume.SetUp failed for volume {volume:?} : {message}")]
-    Volume {
-        /// Its name.
-        volume: String,
-        /// The kubelet's words.
-        message: String,
-    },
-    /// For a container's environment.
-    #[error("Error: {message}")]
-    Environment {
-        /// Its name.
-        container: String,
-        /// The kubelet's words.
-        message: String,
-    },
+#[error("MountVolume.SetUp failed for volume {volume:?} : {message}")]
+pub struct Missing {
+    /// The volume's name.
+    pub volume: String,
+    /// The kubelet's words.
+    pub message: String,
 }
 
 /// The bundle of a Pod whose network namespace is at `netns` (none: it is in the node's), and the files of its volumes.
+/// A container whose environment lacks something says so ([`ContainerSpec::lacks`]); the others do not wait for it.
 ///
 /// # Errors
-/// What the Pod needs and there is not.
+/// The volume that cannot be filled.
 pub fn bundle(
     given: &Given<'_>,
     uid: &str,
@@ -88,10 +78,9 @@ pub fn bundle(
     let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
     let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
     let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
-    let specs = |list: &[Container], is_init| -> Result<Vec<ContainerSpec>, Missing> {
-        let with_life = |container| {
-            Ok(ContainerSpec { life: life(container, is_init), ..container_spec(container, given)? })
-        };
+    let specs = |list: &[Container], is_init| -> Vec<ContainerSpec> {
+        let with_life =
+            |container| ContainerSpec { life: life(container, is_init), ..container_spec(container, given) };
         list.iter().map(with_life).collect()
     };
     let group = spec.and_then(|spec| spec.security_context.as_ref()?.fs_group);
@@ -110,8 +99,8 @@ pub fn bundle(
             Some("OnFailure") => RestartPolicy::OnFailure,
             _ => RestartPolicy::Always,
         },
-        init_containers: specs(init, true)?,
-        containers: specs(containers, false)?,
+        init_containers: specs(init, true),
+        containers: specs(containers, false),
         volumes: volumes::volumes(pod),
         volume_group: group.and_then(|group| u32::try_from(group).ok()),
         grace_s: grace.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(GRACE_S),
@@ -123,17 +112,20 @@ fn host_alias(alias: &HostAlias) -> Option<(IpAddr, Vec<String>)> {
     Some((alias.ip.parse().ok()?, alias.hostnames.clone().unwrap_or_default()))
 }
 
-fn container_spec(container: &Container, given: &Given<'_>) -> Result<ContainerSpec, Missing> {
+fn container_spec(container: &Container, given: &Given<'_>) -> ContainerSpec {
     let ports = container.ports.iter().flatten().filter_map(|port| {
         let number = u16::try_from(port.container_port).ok()?;
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
         Some(ContainerPort { port: number, protocol })
     });
-    let env = env::environment(container, given)?;
+    let (env, lacks) = match env::environment(container, given) {
+        Ok(env) => (env, None),
+        Err(message) => (Vec::new(), Some(message)),
+    };
     let expand = |words: &Option<Vec<String>>| {
         words.iter().flatten().map(|word| env::expanded(word, &env)).collect::<Vec<_>>()
     };
-    Ok(ContainerSpec {
+    ContainerSpec {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
         command: expand(&container.command),
@@ -146,6 +138,7 @@ fn container_spec(container: &Container, given: &Given<'_>) -> Result<ContainerS
         security: security::security(given.pod.spec.as_ref(), container),
         mounts: volumes::mounts(container, given.pod, &env),
         env,
+        lacks,
         ..ContainerSpec::default()
-    })
+    }
 }

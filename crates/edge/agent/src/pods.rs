@@ -15,14 +15,14 @@ mod end;
 
 use crate::{
     AgentError, NodeIdentity, Snapshots,
-    bundle::{Given, Missing, NodeFacts, bundle},
+    bundle::{Given, NodeFacts, bundle},
     network::{LocalPods, Wired},
     pod_dns,
     sources::{self, Sources},
     status,
 };
 pub use addresses::follow_pod_cidrs;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::Pod;
 use minisvc_apimachinery::{ObjectKey, resource::PODS};
 use minisvc_client::{
     ApiClient, PatchKind,
@@ -182,7 +182,7 @@ impl Pods {
                 changed = pod.changed() => if changed.is_err() { return },
                 () = changed_record(&mut table, &uid, before.as_ref()) => {}
                 () = deadline::reached(wanted.as_deref()) => {}
-                () = tokio::time::sleep(sources::AGAIN), if refreshed => {
+                () = tokio::time::sleep(sources::again(before.as_deref())), if refreshed => {
                     if let Some(object) = &wanted
                         && let Err(error) = self.refresh(&uid, object).await
                     {
@@ -278,38 +278,18 @@ impl Pods {
         self.runtime.refresh(&bundle, &contents).map_err(failed)
     }
 
-    /// Says why a Pod is not started or not kept, as an Event and in its status.
+    /// Says why a Pod is not started or not kept.
     async fn explain(&self, uid: &str, pod: &Pod, error: &AgentError) {
-        let AgentError::Missing { source } = error else {
-            return self.say(pod, "FailedSync", &error.to_string()).await;
-        };
-        let (reason, blocked) = match source {
-            Missing::Volume { .. } => ("FailedMount", None),
-            Missing::Environment { container, message } => ("Failed", Some((container, message))),
-        };
-        self.say(pod, reason, &source.to_string()).await;
-        if self.runtime.pod(uid).is_none() {
-            let block = |status: &mut PodStatus| {
-                if let Some((container, message)) = blocked {
-                    status::block(status, container, "CreateContainerConfigError", message);
-                }
-            };
-            if let Err(error) = self.write_status_with(uid, pod, block).await {
-                tracing::debug!(%uid, %error, "pod");
-            }
+        let reason = if matches!(error, AgentError::Missing { .. }) { "FailedMount" } else { "FailedSync" };
+        self.say(pod, reason, &error.to_string()).await;
+        if self.runtime.pod(uid).is_none()
+            && let Err(error) = self.write_status(uid, pod).await
+        {
+            tracing::debug!(%uid, %error, "pod");
         }
     }
 
     async fn write_status(&self, uid: &str, pod: &Pod) -> Result<(), AgentError> {
-        self.write_status_with(uid, pod, |_| {}).await
-    }
-
-    async fn write_status_with(
-        &self,
-        uid: &str,
-        pod: &Pod,
-        change: impl FnOnce(&mut PodStatus),
-    ) -> Result<(), AgentError> {
         let record = self.runtime.pod(uid);
         let now = jiff::Timestamp::now();
         let mut wanted = status::desired(pod, record.as_deref(), &self.identity.underlay.addresses(), now);
@@ -319,7 +299,6 @@ impl Pods {
         {
             status::fail(&mut wanted, reason, message);
         }
-        change(&mut wanted);
         if pod.status.as_ref() == Some(&wanted) {
             return Ok(());
         }

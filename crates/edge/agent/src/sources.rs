@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that a Pod names, read when it is started and every [`AGAIN`] while it runs.
+//! The ConfigMaps and Secrets that a Pod names, read when it is started and every few seconds while it runs.
 //!
 //! Invariants: only what the Pod names is read; an object that is not there is known to be missing, and one that could not
 //! be asked for is an error: nothing is started on a guess.
@@ -10,6 +10,7 @@ use minisvc_apimachinery::{
     resource::{CONFIG_MAPS, SECRETS},
 };
 use minisvc_client::ApiClient;
+use minisvc_runtime::PodRecord;
 use serde::de::DeserializeOwned;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,15 @@ use std::{
 };
 
 /// How soon a change is seen.
-pub const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(5);
+/// How soon, if a container waits for it.
+const AGAIN_WAITING: Duration = Duration::from_secs(1);
+
+/// When to look again for what a Pod names.
+pub fn again(pod: Option<&PodRecord>) -> Duration {
+    let waits = pod.is_some_and(|pod| pod.bundle.all().any(|spec| spec.lacks.is_some()));
+    if waits { AGAIN_WAITING } else { AGAIN }
+}
 
 /// What a Pod names, by name; what is not in here does not exist.
 #[derive(Clone, Debug, Default)]

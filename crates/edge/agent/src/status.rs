@@ -83,14 +83,6 @@ pub fn fail(status: &mut PodStatus, reason: &str, message: &str) {
     (status.reason, status.message) = (Some(reason.to_owned()), Some(message.to_owned()));
 }
 
-/// Makes it the status of a Pod of which nothing is started for what one container lacks.
-pub fn block(status: &mut PodStatus, container: &str, reason: &str, message: &str) {
-    let lists = [&mut status.init_container_statuses, &mut status.container_statuses];
-    for found in lists.into_iter().flatten().flatten().filter(|found| found.name == container) {
-        found.state = Some(containers::waiting(reason, message));
-    }
-}
-
 /// Whether a Pod has run, and will not again.
 pub fn is_over(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))

@@ -235,6 +235,10 @@ impl Runtime {
             let bundle = &mut pod.bundle;
             for spec in bundle.init_containers.iter_mut().chain(&mut bundle.containers) {
                 if let Some(fresh) = fresh.spec(&spec.name) {
+                    spec.lacks.clone_from(&fresh.lacks);
+                    if fresh.lacks.is_some() {
+                        continue;
+                    }
                     spec.env.clone_from(&fresh.env);
                     spec.command.clone_from(&fresh.command);
                     spec.args.clone_from(&fresh.args);

@@ -100,6 +100,9 @@ pub struct ContainerSpec {
     /// Where it sees the Pod's volumes.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// What its environment lacks; it is not started before that is there.
+    #[serde(default)]
+    pub lacks: Option<String>,
 }
 
 /// A Pod as the agent wants it run; a network namespace of its own is already made.

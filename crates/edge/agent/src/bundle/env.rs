@@ -3,7 +3,7 @@
 //! Source: kubernetes pkg/kubelet `makeEnvironmentVariables`, envvars.FromServices. Invariant: of two variables of one
 //! name the later one holds: Services, then `envFrom`, then `env`, each in its order.
 
-use super::{Given, Missing};
+use super::Given;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod, Service};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -17,8 +17,7 @@ type Variables = Vec<(String, String)>;
 ///
 /// # Errors
 /// What it needs and there is not, in the kubelet's words.
-pub(super) fn environment(container: &Container, given: &Given<'_>) -> Result<Variables, Missing> {
-    let missing = |message: String| Missing::Environment { container: container.name.clone(), message };
+pub(super) fn environment(container: &Container, given: &Given<'_>) -> Result<Variables, String> {
     let mut env = of_services(given);
     for list in container.env_from.iter().flatten() {
         let prefix = list.prefix.as_deref().unwrap_or_default();
@@ -28,7 +27,7 @@ pub(super) fn environment(container: &Container, given: &Given<'_>) -> Result<Va
                     env.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())))
                 }
                 None if source.optional == Some(true) => {}
-                None => return Err(missing(format!("configmap {:?} not found", source.name))),
+                None => return Err(format!("configmap {:?} not found", source.name)),
             }
         }
         if let Some(source) = &list.secret_ref {
@@ -36,12 +35,12 @@ pub(super) fn environment(container: &Container, given: &Given<'_>) -> Result<Va
                 Some(secret) => env
                     .extend(secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), text(&v.0)))),
                 None if source.optional == Some(true) => {}
-                None => return Err(missing(format!("secret {:?} not found", source.name))),
+                None => return Err(format!("secret {:?} not found", source.name)),
             }
         }
     }
     for variable in container.env.iter().flatten() {
-        if let Some(value) = value(variable, &env, given).map_err(missing)? {
+        if let Some(value) = value(variable, &env, given)? {
             env.push((variable.name.clone(), value));
         }
     }

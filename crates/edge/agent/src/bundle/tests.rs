@@ -145,16 +145,19 @@ fn the_environment_is_of_services_objects_and_fields() {
 fn what_is_missing_is_told_in_the_kubelets_words() {
     let said = |more: Value, volumes: Value| {
         let spec = json!({"containers": [container(more)], "volumes": volumes});
-        bundle_of(spec, &sources(), &[]).unwrap_err().to_string()
+        match bundle_of(spec, &sources(), &[]) {
+            Ok((bundle, _)) => bundle.containers[0].lacks.clone().unwrap(),
+            Err(error) => error.to_string(),
+        }
     };
     let from = |source: Value| json!({"env": [{"name": "A", "valueFrom": source}]});
     assert_eq!(
         said(from(json!({"configMapKeyRef": {"name": "x", "key": "k"}})), json!([])),
-        "Error: configmap \"x\" not found"
+        "configmap \"x\" not found"
     );
     assert_eq!(
         said(from(json!({"secretKeyRef": {"name": "s", "key": "x"}})), json!([])),
-        "Error: couldn't find key x in Secret shop/s"
+        "couldn't find key x in Secret shop/s"
     );
     assert_eq!(
         said(json!({}), json!([{"name": "v", "secret": {"secretName": "x"}}])),

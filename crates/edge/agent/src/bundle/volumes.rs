@@ -53,8 +53,8 @@ pub(super) fn mounts(container: &Container, pod: &Pod, variables: &[(String, Str
 pub(super) fn contents(given: &Given<'_>) -> Result<Contents, Missing> {
     let mut contents = Contents::new();
     for volume in given.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let files = files(volume, given)
-            .map_err(|message| Missing::Volume { volume: volume.name.clone(), message })?;
+        let files =
+            files(volume, given).map_err(|message| Missing { volume: volume.name.clone(), message })?;
         if let Some(files) = files {
             contents.insert(volume.name.clone(), files);
         }

@@ -104,13 +104,15 @@ enum Next {
     /// The time of a restart.
     Restart { at: Timestamp },
     /// Something else than what was `tried`, to run with number `number`.
-    Image { number: u32, tried: Tried },
+    Again { number: u32, tried: Tried },
 }
 
-/// Which image was not there.
+/// With what a container could not be started.
 struct Tried {
-    /// As the container names it.
+    /// Its image, as it names it.
     image: String,
+    /// What its environment lacked.
+    lacks: Option<String>,
     /// Of the node's images, from before they were looked at.
     version: (u64, i64, i64),
 }
@@ -138,7 +140,7 @@ fn follow(inner: &Arc<Inner>, uid: &str, container: &str, next: Next) {
                 }
                 Next::Ended(terminated) => ended(&inner, &uid, &container, terminated),
                 Next::Restart { at } => restart(&inner, &uid, &container, at).await,
-                Next::Image { number, tried } => match image(&inner, &uid, &container, tried).await {
+                Next::Again { number, tried } => match changed(&inner, &uid, &container, tried).await {
                     true => run(&inner, &uid, &container, number).await,
                     false => None,
                 },
@@ -231,15 +233,16 @@ fn ended(inner: &Arc<Inner>, uid: &str, container: &str, mut terminated: Termina
     })?
 }
 
-/// Waits until this container's image may be there: the node's images or the container's have changed. False: the Pod is
-/// stopped.
-async fn image(inner: &Arc<Inner>, uid: &str, container: &str, tried: Tried) -> bool {
-    let is_other = |pod: &PodRecord| pod.bundle.spec(container).is_none_or(|spec| spec.image != tried.image);
+/// Waits until this container may be started: the node's images, its own, or its environment have changed. False: the Pod
+/// is stopped.
+async fn changed(inner: &Arc<Inner>, uid: &str, container: &str, tried: Tried) -> bool {
+    let is_other = |pod: &PodRecord| {
+        pod.bundle.spec(container).is_none_or(|spec| spec.image != tried.image || spec.lacks != tried.lacks)
+    };
     let mut changes = inner.table.subscribe();
     loop {
-        let changed =
-            changes.wait_for(|table| table.get(uid).is_none_or(|pod| pod.stopping || is_other(pod)));
-        let _changed_or_time_to_look = tokio::time::timeout(IMAGE_LOOK, changed).await;
+        let other = changes.wait_for(|table| table.get(uid).is_none_or(|pod| pod.stopping || is_other(pod)));
+        let _changed_or_time_to_look = tokio::time::timeout(IMAGE_LOOK, other).await;
         match inner.pod(uid) {
             None => return false,
             Some(pod) if pod.stopping => return false,
@@ -303,7 +306,10 @@ async fn run(inner: &Arc<Inner>, uid: &str, container: &str, number: u32) -> Opt
                 }
                 record.state = waiting;
                 record.renewed = false;
-                Some(Err(Next::Image { number, tried: Tried { image: spec.image.clone(), version } }))
+                Some(Err(Next::Again {
+                    number,
+                    tried: Tried { image: spec.image.clone(), lacks: spec.lacks.clone(), version },
+                }))
             }
         }
     });

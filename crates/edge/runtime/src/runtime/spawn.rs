@@ -59,7 +59,8 @@ pub(super) fn resolve(
 ) -> Result<Resolved, ContainerState> {
     let image = config.images.resolve(spec)?;
     let pod = format!("{}_{}({})", bundle.name, bundle.namespace, bundle.uid);
-    match spec.security.refusal(&image.facts.user, &pod, &spec.name) {
+    let refusal = || spec.security.refusal(&image.facts.user, &pod, &spec.name);
+    match spec.lacks.clone().or_else(refusal) {
         None => Ok(image),
         Some(message) => {
             Err(ContainerState::Waiting { reason: "CreateContainerConfigError".to_owned(), message })
