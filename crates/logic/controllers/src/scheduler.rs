@@ -3,13 +3,15 @@
 //! In: Pods without a node. Out: for each a binding, or a condition `PodScheduled=False` in Kubernetes' words.
 //!
 //! A node fits if it is Ready, schedulable, matches the Pod's nodeSelector and node affinity, has no taint the Pod does not
-//! tolerate and room for another Pod. Of those that fit, one that has no taint against it (`PreferNoSchedule`) is taken, then
-//! the one the Pod prefers, then the one with the fewest Pods of the same kind (of the Services that select the Pod; else of
-//! the same owner; else with the same labels), then the one with the fewest Pods, then the first by name. Pods of one pass
-//! count for those after them.
+//! tolerate, room for another Pod, what the Pod requests, and the ports of the host that it takes. Of those that fit, one that
+//! has no taint against it (`PreferNoSchedule`) is taken, then the one the Pod prefers, then one of the zone, and of the zone the
+//! one, with the fewest Pods of the same kind (of the Services that select the Pod; else of the same owner; else with the same
+//! labels), then the one of which the least is taken, then the first by name. Pods of one pass count for those after them.
 
 mod fit;
 mod node_affinity;
+mod places;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +20,10 @@ use crate::{
     plan::{Notice, Plan, Write},
 };
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Node, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
-};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use minisvc_apimachinery::{ObjectKey, Snapshot, resource::PODS};
+use places::{Place, Places};
+use requests::Wanted;
 use serde_json::json;
 use std::{
     cmp::Reverse,
@@ -57,21 +58,24 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     if !refused_only {
         pending.truncate(PASS_MAX);
     }
-    let mut counts = Counts::new(snapshot, &pending);
+    let mut places = Places::new(snapshot);
+    let mut counts = Counts::new(snapshot, &places, &pending);
     for (key, pod) in pending {
+        let wanted = Wanted::of(pod);
         let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
-        let mut fitting: Vec<Fitting<'_>> = Vec::new();
-        for (node_key, node) in &snapshot.nodes {
-            let pods = counts.of_node.get(node_key.name.as_str()).copied().unwrap_or_default();
-            match fit::refusal(pod, node, pods) {
-                None => fitting.push(Fitting::new(pod, node, &node_key.name)),
-                Some(words) => *refusals.entry(words).or_default() += 1,
+        let mut fitting: Vec<usize> = Vec::new();
+        for (number, place) in places.all.iter().enumerate() {
+            let words = fit::refusals(pod, &wanted, place);
+            if words.is_empty() {
+                fitting.push(number);
             }
+            words.into_iter().for_each(|words| *refusals.entry(words).or_default() += 1);
         }
-        match counts.best(key, &fitting) {
-            Some(node) => {
-                let node = node.to_owned();
-                counts.placed(key, &node);
+        match counts.best(key, pod, &places.all, &fitting) {
+            Some(number) => {
+                counts.placed(key, &places.all[number]);
+                places.all[number].take(&wanted);
+                let node = places.all[number].name.to_owned();
                 let message = format!("Successfully assigned {key} to {node}");
                 let notice = Notice::new(&PODS, key, &pod.metadata, "Scheduled", message);
                 plan.notices.push(notice.with(&PODS, key));
@@ -117,64 +121,52 @@ fn refuse(key: &ObjectKey, pod: &Pod, message: &str, now: Timestamp, plan: &mut 
     plan.notices.push(notice.with(&PODS, key));
 }
 
-/// A node that takes a Pod.
-struct Fitting<'n> {
-    name: &'n str,
-    /// How much it would rather not.
-    reluctance: usize,
-    /// How much the Pod would like it.
-    preference: i64,
-}
-
-impl<'n> Fitting<'n> {
-    fn new(pod: &Pod, node: &Node, name: &'n str) -> Self {
-        let preference = node_affinity::preference(pod, node);
-        Self { name, reluctance: fit::reluctance(pod, node), preference }
-    }
-}
-
-/// How many Pods are where.
+/// How many Pods that are alike are where: by node, and by zone.
 struct Counts<'a> {
-    of_node: BTreeMap<String, usize>,
-    of_group: BTreeMap<(Group, String), usize>,
+    of_node: BTreeMap<(Group, &'a str), usize>,
+    of_zone: BTreeMap<(Group, &'a str), usize>,
     groups: BTreeMap<&'a ObjectKey, Vec<Group>>,
 }
 
 impl<'a> Counts<'a> {
-    fn new(snapshot: &Snapshot, pending: &[(&'a ObjectKey, &'a Pod)]) -> Self {
+    fn new(snapshot: &'a Snapshot, places: &Places<'a>, pending: &[(&'a ObjectKey, &'a Pod)]) -> Self {
         let groups: BTreeMap<&ObjectKey, Vec<Group>> =
             pending.iter().map(|(key, pod)| (*key, groups_of(snapshot, key, pod))).collect();
-        let mut counts = Self { of_node: BTreeMap::new(), of_group: BTreeMap::new(), groups };
+        let mut counts = Self { of_node: BTreeMap::new(), of_zone: BTreeMap::new(), groups };
         let wanted: BTreeSet<Group> = counts.groups.values().flatten().cloned().collect();
-        for (key, pod) in &snapshot.pods {
-            let Some(node) = node_of(pod).filter(|_| !is_over(pod)) else { continue };
-            *counts.of_node.entry(node.to_owned()).or_default() += 1;
+        for (key, pod, number) in places.placed(snapshot) {
             if pod.metadata.deletion_timestamp.is_some() {
                 continue; // takes room, but will not serve
             }
             for group in wanted.iter().filter(|group| belongs(snapshot, key, pod, group)) {
-                *counts.of_group.entry((group.clone(), node.to_owned())).or_default() += 1;
+                counts.count(group, &places.all[number]);
             }
         }
         counts
     }
 
-    fn best<'n>(&self, pod: &ObjectKey, fitting: &[Fitting<'n>]) -> Option<&'n str> {
-        let groups = self.groups.get(pod).map(Vec::as_slice).unwrap_or_default();
-        let best = fitting.iter().min_by_key(|fitting| {
-            let node = fitting.name;
-            let alike: usize =
-                groups.iter().filter_map(|group| self.of_group.get(&(group.clone(), node.to_owned()))).sum();
-            let pods = self.of_node.get(node).copied().unwrap_or_default();
-            (fitting.reluctance, Reverse(fitting.preference), alike, pods, node)
-        });
-        best.map(|fitting| fitting.name)
+    fn count(&mut self, group: &Group, place: &Place<'a>) {
+        *self.of_node.entry((group.clone(), place.name)).or_default() += 1;
+        *self.of_zone.entry((group.clone(), place.zone())).or_default() += 1;
     }
 
-    fn placed(&mut self, pod: &ObjectKey, node: &str) {
-        *self.of_node.entry(node.to_owned()).or_default() += 1;
-        for group in self.groups.get(pod).into_iter().flatten() {
-            *self.of_group.entry((group.clone(), node.to_owned())).or_default() += 1;
+    /// The number of the best place of those that fit.
+    fn best(&self, key: &ObjectKey, pod: &Pod, places: &[Place<'a>], fitting: &[usize]) -> Option<usize> {
+        let groups = self.groups.get(key).map(Vec::as_slice).unwrap_or_default();
+        let alike = |counted: &BTreeMap<(Group, &'a str), usize>, at: &'a str| -> usize {
+            groups.iter().filter_map(|group| counted.get(&(group.clone(), at))).sum()
+        };
+        fitting.iter().copied().min_by_key(|number| {
+            let place = &places[*number];
+            let liked = Reverse(node_affinity::preference(pod, place.node));
+            let spread = (alike(&self.of_zone, place.zone()), alike(&self.of_node, place.name));
+            (fit::reluctance(pod, place.node), liked, spread, place.load(), place.pods, place.name)
+        })
+    }
+
+    fn placed(&mut self, key: &ObjectKey, place: &Place<'a>) {
+        for group in self.groups.get(key).cloned().unwrap_or_default() {
+            self.count(&group, place);
         }
     }
 }
@@ -224,9 +216,4 @@ fn belongs(snapshot: &Snapshot, key: &ObjectKey, pod: &Pod, group: &Group) -> bo
         Group::Owner(uid) => controller_of(pod) == Some(uid),
         Group::Labels(namespace, labels) => *namespace == key.namespace && selects(labels, &pod.metadata),
     }
-}
-
-/// Number of Pods a node takes, if it says.
-fn room(node: &Node) -> Option<usize> {
-    node.status.as_ref()?.allocatable.as_ref()?.get("pods")?.0.parse().ok()
 }

@@ -1,29 +1,51 @@
 //! Whether a node takes a Pod, and Kubernetes' words if not.
 
-use super::{node_affinity, room};
+use super::{
+    node_affinity,
+    places::Place,
+    requests::{CPU, MEMORY, Wanted},
+};
 use crate::taints;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use minisvc_apimachinery::Quantity;
 use std::collections::BTreeMap;
 
-/// Why `node`, which runs `pods` Pods, does not take `pod`; none if it does.
-pub(super) fn refusal(pod: &Pod, node: &Node, pods: usize) -> Option<String> {
-    let taints = taints::effective(node);
-    if let Some(taint) = taints::untolerated(pod, &taints, &[taints::NO_SCHEDULE, taints::NO_EXECUTE]) {
-        return Some(match taint.key.as_str() {
+/// Why a node does not take `pod`, which wants `wanted`; empty if it does. Kubernetes' plugins in their order: the first that
+/// refuses has the word, and of amounts all that are short.
+pub(super) fn refusals(pod: &Pod, wanted: &Wanted, place: &Place<'_>) -> Vec<String> {
+    if let Some(taint) = taints::untolerated(pod, &place.taints, &[taints::NO_SCHEDULE, taints::NO_EXECUTE]) {
+        return vec![match taint.key.as_str() {
             taints::UNSCHEDULABLE => "node(s) were unschedulable".to_owned(),
             key => {
                 let value = taint.value.as_deref().unwrap_or_default();
                 format!("node(s) had untolerated taint {{{key}: {value}}}")
             }
-        });
+        }];
     }
-    if !node_affinity::allows(pod, node) {
-        return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
+    if !node_affinity::allows(pod, place.node) {
+        return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
     }
-    if room(node).is_some_and(|room| pods >= room) {
-        return Some("Too many pods".to_owned());
+    let taken = |port| place.ports.iter().any(|other| other.is_in_the_way_of(port));
+    if wanted.ports.iter().any(taken) {
+        return vec!["node(s) didn't have free ports for the requested pod ports".to_owned()];
     }
-    None
+    let mut short = Vec::new();
+    if place.room.is_some_and(|room| place.pods >= room) {
+        short.push("Too many pods".to_owned());
+    }
+    for (name, amount) in &wanted.amounts {
+        let held = |amounts: &BTreeMap<String, Quantity>| amounts.get(name).copied();
+        // A node that does not say how much it has of the usual ones has enough; of others it has none.
+        let Some(has) =
+            held(&place.allocatable).or_else(|| (name != CPU && name != MEMORY).then_some(Quantity::ZERO))
+        else {
+            continue;
+        };
+        if *amount > Quantity::ZERO && held(&place.used).unwrap_or_default() + *amount > has {
+            short.push(format!("Insufficient {name}"));
+        }
+    }
+    short
 }
 
 /// How many taints by which a node would rather not have the Pod it does not tolerate.

@@ -174,3 +174,81 @@ fn pods_go_to_nodes_they_have_an_affinity_to() {
     let tolerated = json!([{ "key": "soft", "operator": "Exists" }]);
     assert_eq!(chosen(preferred([(10, "2"), (20, "1")]), tolerated), "node1");
 }
+
+/// Adds a Pod that waits, with this in its container, and says where it goes, or why nowhere.
+fn placed(world: &mut World, name: &str, container: serde_json::Value) -> String {
+    world.pod(name, name, None, None);
+    let key = ObjectKey::new("default", name);
+    let mut pod = world.get(&PODS, &key).unwrap();
+    pod["spec"]["containers"][0].as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    world.add(&PODS, pod);
+    world.apply(&plan(&world.snapshot, now()));
+    let node = node_of(&world.snapshot.pods[&key]).map(str::to_owned);
+    node.unwrap_or_else(|| message(world, name))
+}
+
+#[test]
+fn ports_of_the_host_are_taken_once() {
+    let mut world = World::default();
+    nodes(&mut world, 2);
+    let port = |ip: &str| json!({ "ports": [{ "containerPort": 80, "hostPort": 8080, "protocol": "TCP", "hostIP": ip }] });
+    assert_eq!(placed(&mut world, "a", port("")), "node1");
+    assert_eq!(placed(&mut world, "b", port("192.168.9.2")), "node2");
+    assert_eq!(placed(&mut world, "c", port("192.168.9.3")), "node2");
+    let full = "0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.";
+    assert_eq!(placed(&mut world, "d", port("0.0.0.0")), full);
+    world.remove(&PODS, &ObjectKey::new("default", "a"));
+    assert!(
+        matches!(plan(&world.snapshot, now()).writes.as_slice(), [Write::Bind { node, .. }] if node == "node1")
+    );
+    // Pods of one pass count for each other.
+    world.pod("e", "e", None, None);
+    let mut twin = world.get(&PODS, &ObjectKey::new("default", "d")).unwrap();
+    twin["metadata"]["name"] = json!("e");
+    twin["metadata"]["uid"] = json!("e");
+    world.add(&PODS, twin);
+    assert_eq!(plan(&world.snapshot, now()).writes.len(), 1);
+}
+
+#[test]
+fn what_is_requested_must_be_there_and_the_emptiest_node_is_taken() {
+    let mut world = World::default();
+    nodes(&mut world, 2);
+    for (name, cpu) in [("node1", "2"), ("node2", "4")] {
+        node_object(&mut world, name, |node| {
+            node["status"]["allocatable"] = json!({ "cpu": cpu, "memory": "4Gi", "pods": "10" });
+        });
+    }
+    let wants =
+        |cpu: &str, memory: &str| json!({ "resources": { "requests": { "cpu": cpu, "memory": memory } } });
+    assert_eq!(placed(&mut world, "a", wants("1", "1Gi")), "node1");
+    assert_eq!(placed(&mut world, "b", wants("1500m", "1Gi")), "node2");
+    assert_eq!(placed(&mut world, "c", wants("2500m", "1Gi")), "node2");
+    assert_eq!(
+        placed(&mut world, "d", wants("1500m", "3.5Gi")),
+        "0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient memory."
+    );
+    let odd = json!({ "resources": { "limits": { "example.com/gpu": "1" } } });
+    assert_eq!(placed(&mut world, "e", odd), "0/2 nodes are available: 2 Insufficient example.com/gpu.");
+    // Who asks for nothing still goes where the least is taken.
+    assert_eq!(placed(&mut world, "f", json!({})), "node1");
+}
+
+#[test]
+fn pods_that_are_alike_are_spread_over_zones_first() {
+    let mut world = World::default();
+    nodes(&mut world, 4);
+    for (name, zone) in [("node1", "a"), ("node2", "a"), ("node3", "a"), ("node4", "b")] {
+        node_object(&mut world, name, |node| {
+            node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!(zone);
+        });
+    }
+    world.service("web", "web");
+    for n in 0..4 {
+        world.pod(&format!("p{n}"), "web", None, None);
+    }
+    world.apply(&plan(&world.snapshot, now()));
+    let mut used: Vec<&str> = world.snapshot.pods.values().filter_map(|pod| node_of(pod)).collect();
+    used.sort_unstable();
+    assert_eq!(used, ["node1", "node2", "node4", "node4"]);
+}
