@@ -104,6 +104,7 @@ fn first_process(prepared: &Prepared) -> io::Result<()> {
         if kind == c"sysfs" && !prepared.isolation.network {
             continue; // sysfs may be mounted only by the owner of the network namespace it shows
         }
+        let groups = if kind == c"sysfs" { take_groups() } else { -1 };
         // SAFETY: the strings are NUL-terminated and outlive the call.
         let failed = unsafe {
             libc::mount(prepared.proc.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null())
@@ -111,8 +112,34 @@ fn first_process(prepared: &Prepared) -> io::Result<()> {
         if failed != 0 {
             return Err(io::Error::last_os_error());
         }
+        put_groups(groups);
     }
     Ok(())
+}
+
+/// Where control groups are; a fresh sysfs has nothing there.
+const GROUPS: &std::ffi::CStr = c"/sys/fs/cgroup";
+
+/// The mounts of control groups, held by a descriptor; -1 if there are none.
+fn take_groups() -> i32 {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as u32;
+    // SAFETY: the path is NUL-terminated and static.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, GROUPS.as_ptr(), flags) };
+    i32::try_from(fd).unwrap_or(-1)
+}
+
+/// Puts them where they were. A machine without them has Pods without limits, and says so.
+fn put_groups(fd: i32) {
+    if fd < 0 {
+        return;
+    }
+    // SAFETY: the paths are NUL-terminated and static; the descriptor is ours.
+    unsafe {
+        let (from, to) = (c"".as_ptr(), GROUPS.as_ptr());
+        let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
+        libc::syscall(libc::SYS_move_mount, fd, from, libc::AT_FDCWD, to, flags);
+        libc::close(fd);
+    }
 }
 
 fn die_with(signal: libc::c_int) -> io::Result<()> {

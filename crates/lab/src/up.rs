@@ -10,6 +10,7 @@ use crate::{
     namespaces::{Isolation, isolate},
 };
 use minisvc_apimachinery::Family;
+use minisvc_runtime::cgroup::{self, Groups};
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
@@ -192,6 +193,11 @@ pub(crate) fn is_running(pid: i32) -> bool {
 /// # Errors
 /// If one cannot be removed.
 pub fn remove_files(lab: &Lab) -> Result<(), LabError> {
+    // Control groups are the kernel's, and outlive the processes that were in them.
+    for member in std::fs::read_dir(lab.dir().join("members")).into_iter().flatten().flatten() {
+        let name = cgroup::name_for(&lab.member(&member.file_name().to_string_lossy()).data());
+        Groups::find(&name).sweep();
+    }
     match std::fs::remove_dir_all(lab.dir()) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(LabError::File { operation: "remove", path: lab.dir().to_owned(), source })

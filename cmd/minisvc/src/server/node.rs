@@ -10,7 +10,10 @@ use minisvc_apimachinery::{ClusterConfig, Family};
 use minisvc_client::{ApiClient, Credentials};
 use minisvc_datapath::link::underlay_facts;
 use minisvc_podnet::{Asked, IPV6_MTU_MIN_BYTES, choose_underlay, pod_mtu_bytes};
-use minisvc_runtime::{Executable, ImageTable, Runtime, RuntimeConfig};
+use minisvc_runtime::{
+    Executable, ImageTable, Runtime, RuntimeConfig,
+    cgroup::{self, Groups},
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{net::IpAddr, sync::Arc};
 
@@ -86,6 +89,7 @@ pub async fn agent(
     config.masked.push(args.data_dir.clone());
     config.masked.extend(args.write_kubeconfig.parent().map(Into::into));
     config.images = images(args)?;
+    config.groups = Groups::find(&cgroup::name_for(&args.data_dir));
     let runtime = Runtime::new(config).context("set up the runtime of pods")?;
     let config = AgentConfig {
         node_name: name.to_owned(),

@@ -1,6 +1,7 @@
 //! Pod object → what the runtime is to run: a pure function.
 
 mod env;
+mod resources;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,7 @@ fn container_spec(container: &Container, given: &Given<'_>) -> ContainerSpec {
         mounts: volumes::mounts(container, given.pod, &env),
         env,
         lacks,
+        limits: resources::limits(container),
         ..ContainerSpec::default()
     }
 }

@@ -6,7 +6,7 @@
 
 pub(crate) mod helper;
 
-use crate::{exe::Executable, hidden, record::ProcessId, security::Security, sys, terminal};
+use crate::{cgroup::Group, exe::Executable, hidden, record::ProcessId, security::Security, sys, terminal};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -47,6 +47,9 @@ pub(crate) struct Settings {
     /// As whom if that does not say: the image's `user[:group]`.
     #[serde(default)]
     pub(crate) image_user: String,
+    /// The control groups that its processes are in.
+    #[serde(default)]
+    pub(crate) group: Group,
 }
 
 /// How it went.

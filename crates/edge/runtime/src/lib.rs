@@ -9,6 +9,7 @@
 mod ask;
 mod attach;
 mod before;
+pub mod cgroup;
 mod dial;
 mod error;
 mod exe;

@@ -4,6 +4,7 @@
 //! before the process they tell of is started.
 
 use crate::{
+    cgroup::Group,
     image::ImageFacts,
     life::LifeRecord,
     order,
@@ -97,6 +98,9 @@ pub struct ContainerRecord {
     /// What the image of its newest run says; none: nothing was run yet.
     #[serde(default)]
     pub facts: Option<ImageFacts>,
+    /// The control groups of its newest run.
+    #[serde(default)]
+    pub(crate) group: Group,
     /// It is ended to be started again with another image, whatever its Pod's policy.
     #[serde(default)]
     pub renewed: bool,
@@ -117,6 +121,7 @@ impl ContainerRecord {
             shim: None,
             life: LifeRecord::default(),
             facts: None,
+            group: Group::default(),
             renewed: false,
         }
     }

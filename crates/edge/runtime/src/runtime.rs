@@ -17,6 +17,7 @@ mod told;
 
 use crate::{
     before::{self, Before},
+    cgroup::Groups,
     error::Error,
     exe::Executable,
     exec::Settings,
@@ -61,6 +62,8 @@ pub struct RuntimeConfig {
     pub masked: Vec<PathBuf>,
     /// Images.
     pub images: ImageTable,
+    /// Control groups.
+    pub groups: Groups,
     /// How soon containers that end are started again.
     pub restart_delays: RestartDelays,
 }
@@ -77,6 +80,7 @@ impl RuntimeConfig {
             executable,
             masked: vec!["/var/lib/minisvc".into(), "/etc/minisvc".into()],
             images: ImageTable::default(),
+            groups: Groups::find("minisvc"),
             restart_delays: RestartDelays::default(),
         }
     }
@@ -141,6 +145,8 @@ impl Runtime {
     pub async fn adopt(&self) -> Result<Vec<Arc<PodRecord>>, Error> {
         let dir = &self.inner.config.state_dir;
         let read = |source| Error::Read { path: dir.clone(), source };
+        // Left by Pods that have ended without us, or went with the power.
+        self.inner.config.groups.sweep();
         let mut adopted = Vec::new();
         for entry in fs::read_dir(dir).map_err(read)? {
             let path = entry.map_err(read)?.path().join("pod.json");
@@ -302,6 +308,7 @@ impl Runtime {
             return Err(Error::PodRunning { uid: uid.to_owned() });
         }
         let (pod_dir, disk_dir) = (self.inner.pod_dir(uid), self.inner.volume_dir(uid));
+        self.inner.config.groups.remove(uid);
         volumes::remove(Places { pod_dir: &pod_dir, disk_dir: &disk_dir }, &pod.bundle.volumes)?;
         for path in [self.inner.log_dir(&pod.bundle), pod_dir] {
             match fs::remove_dir_all(&path) {

@@ -213,7 +213,8 @@ fn run(path: &Path) -> Result<ShimState, String> {
     let _ = save(&state);
     report(&state);
     let sessions = sessions::Sessions::new(listener, child.stdin.take(), &bundle);
-    state.terminated = Some(follow::follow(&child, sessions, &mut log, started_at, |terminated| {
+    let group = &bundle.settings.group;
+    state.terminated = Some(follow::follow(&child, sessions, &mut log, (started_at, group), |terminated| {
         let _ = save(&ShimState { terminated: Some(terminated.clone()), ..state.clone() });
     }));
     Ok(state)

@@ -3,6 +3,7 @@
 //! Bundles are kept in the Pods' records, so each field that is added has a default for those of before it.
 
 use crate::{
+    cgroup::Limits,
     life::Life,
     security::Security,
     volumes::{Mount, Volume},
@@ -100,6 +101,9 @@ pub struct ContainerSpec {
     /// Where it sees the Pod's volumes.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// What it may use at most.
+    #[serde(default)]
+    pub limits: Limits,
     /// What its environment lacks; it is not started before that is there.
     #[serde(default)]
     pub lacks: Option<String>,

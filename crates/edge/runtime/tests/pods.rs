@@ -17,6 +17,8 @@ mod http;
 mod images;
 #[path = "pods/init.rs"]
 mod init;
+#[path = "pods/limits.rs"]
+mod limits;
 #[path = "pods/probes.rs"]
 mod probes;
 #[path = "pods/security.rs"]
@@ -59,6 +61,8 @@ const ALL: &[(&str, fn())] = &[
     ("system_calls_are_filtered", security::filters),
     ("root_is_refused", security::non_root),
     ("settings_of_the_pods_namespaces", security::sysctls),
+    ("memory_is_limited", limits::memory),
+    ("cpu_time_is_limited", limits::cpu),
     ("volumes_are_where_they_must", volumes::places),
     ("links_in_volumes_stay_in_them", volumes::links),
     ("files_of_volumes_change", volumes::news),

@@ -51,6 +51,7 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
     let order: Order = serde_json::from_str(&line).map_err(|error| format!("read the order: {error}"))?;
     // The node's, for a container that can have none of its own; it cannot be opened from inside.
     let spare = if order.tty { terminal::open().ok() } else { None };
+    let joining = join(&order)?;
     let entered = enter(&order);
     let terminal = match &entered {
         Ok(()) if order.tty => terminal::open().ok().or(spare),
@@ -69,7 +70,7 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
         pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
     let Some(pid) = sys::fork().map_err(|error| format!("fork: {error}"))? else {
         drop(report_read);
-        become_program(&order, slave, report_write);
+        become_program(&order, slave, &joining, report_write);
     };
     drop((report_write, slave));
     // The copies of the streams must end with the program, not with us.
@@ -90,6 +91,13 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
             Err(error) => return Err(format!("wait for the program: {error}")),
         }
     }
+}
+
+/// The files by which a process joins the container's control groups; they cannot be seen from inside.
+fn join(order: &Order) -> Result<Vec<File>, String> {
+    let open = |dir: &std::path::PathBuf| File::options().write(true).open(dir.join("cgroup.procs"));
+    let files: std::io::Result<Vec<File>> = order.settings.group.dirs.iter().map(open).collect();
+    files.map_err(|error| format!("open the container's control groups: {error}"))
 }
 
 fn enter(order: &Order) -> Result<(), String> {
@@ -132,8 +140,8 @@ fn watch(control: &UnixStream, pidfd: &OwnedFd, pid: i32) {
 }
 
 /// In the child: becomes the program, or writes why not.
-fn become_program(order: &Order, terminal: Option<OwnedFd>, report: OwnedFd) -> ! {
-    let error = match prepare(order, terminal.as_ref()) {
+fn become_program(order: &Order, terminal: Option<OwnedFd>, joining: &[File], report: OwnedFd) -> ! {
+    let error = match prepare(order, terminal.as_ref(), joining) {
         Ok((program, user)) => program.execute(&order.argv, &order.settings.env, &user.home),
         Err(error) => error,
     };
@@ -141,9 +149,13 @@ fn become_program(order: &Order, terminal: Option<OwnedFd>, report: OwnedFd) -> 
     sys::exit_now(127)
 }
 
-fn prepare(order: &Order, terminal: Option<&OwnedFd>) -> Result<(Program, User), String> {
+fn prepare(order: &Order, terminal: Option<&OwnedFd>, joining: &[File]) -> Result<(Program, User), String> {
     let fail = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     sys::die_with_parent().map_err(|error| fail("tie to the helper", &error))?;
+    let mut groups = joining.iter();
+    groups
+        .try_for_each(|mut file| file.write_all(b"0"))
+        .map_err(|error| fail("join the control groups", &error))?;
     setsid().map_err(|error| fail("start a session", &error))?;
     if let Some(slave) = terminal {
         terminal::take(slave).map_err(|error| fail("take the terminal", &error))?;

@@ -1,7 +1,8 @@
 //! From a container's spec to a running shim.
 
-use super::{Inner, RuntimeConfig, state_path};
+use super::{Inner, RuntimeConfig, state_path, told::What};
 use crate::{
+    cgroup::Group,
     error::Error,
     exec::Settings,
     files, hidden,
@@ -104,12 +105,14 @@ pub(super) fn settings(
     bundle: &PodBundle,
     spec: &ContainerSpec,
     facts: &ImageFacts,
+    group: &Group,
 ) -> Settings {
     Settings {
         env: environment(config, bundle, spec, facts),
         working_dir: working_dir(spec, facts),
         security: spec.security.clone(),
         image_user: facts.user.clone(),
+        group: group.clone(),
     }
 }
 
@@ -119,13 +122,23 @@ pub(super) fn settings_of(config: &RuntimeConfig, pod: &PodRecord, container: &s
     // A record of before there were such facts.
     let found = || config.images.resolve(spec).map(|image| image.facts).unwrap_or_default();
     let facts = record.facts.clone().unwrap_or_else(found);
-    Some(settings(config, &pod.bundle, spec, &facts))
+    Some(settings(config, &pod.bundle, spec, &facts, &record.group))
 }
 
 /// The directory a container starts in.
 fn working_dir(spec: &ContainerSpec, facts: &ImageFacts) -> String {
     let said = spec.working_dir.iter().chain([&facts.working_dir]).find(|dir| !dir.is_empty());
     said.cloned().unwrap_or_else(|| "/".to_owned())
+}
+
+/// The control groups for a run of a container; what they cannot hold is told.
+fn group(inner: &Inner, bundle: &PodBundle, spec: &ContainerSpec) -> Group {
+    let (group, lacking) = inner.config.groups.make(&bundle.uid, &spec.name, spec.limits);
+    if !lacking.is_empty() {
+        inner.tell(bundle, &spec.name, What::NotLimited { message: lacking.join("; ") });
+    }
+    inner.update_container(&bundle.uid, &spec.name, |_, _, record| record.group.clone_from(&group));
+    group
 }
 
 /// An empty place for what a run of a container changes in its image, on disk, with the Pod's volumes.
@@ -215,6 +228,7 @@ fn prepare(
     let changes = image.root.as_ref().map(|_| changes(inner, bundle, &spec.name)).transpose();
     let changes =
         changes.map_err(|source| Error::CreateDir { path: inner.volume_dir(&bundle.uid), source })?;
+    let group = group(inner, bundle, spec);
     let path = dir.join("bundle.json");
     files::write_record(
         &path,
@@ -234,7 +248,7 @@ fn prepare(
             message_target: spec.life.last_words.path.clone(),
             masked,
             argv: image.argv,
-            settings: settings(config, bundle, spec, &image.facts),
+            settings: settings(config, bundle, spec, &image.facts, &group),
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             tty: spec.tty,

@@ -34,6 +34,8 @@ pub(super) enum What {
     Started,
     /// It could not be started.
     NotStarted { message: String },
+    /// Some of its limits are not kept.
+    NotLimited { message: String },
     /// It is told to end.
     Killing { message: String },
     /// It waits for its restart.
@@ -103,6 +105,11 @@ impl Told {
             What::Created => (false, "Created", format!("Created container: {container}")),
             What::Started => (false, "Started", format!("Started container {container}")),
             What::NotStarted { message } => (true, "Failed", format!("Error: {message}")),
+            What::NotLimited { message } => (
+                true,
+                "LimitsNotEnforced",
+                format!("Container {container} runs without some of its limits: {message}"),
+            ),
             What::Killing { message } => (false, "Killing", message),
             What::BackOff => {
                 let pod = format!("{}_{}({})", bundle.name, bundle.namespace, bundle.uid);

@@ -4,7 +4,7 @@
 //! slowest client takes it, and no slower than [`STUCK_MAX`] allows; what was written before the end is logged.
 
 use super::{Child, output::LogFile, output::Output, sessions::Sessions};
-use crate::{attach::BYTES_MAX, record::Terminated};
+use crate::{attach::BYTES_MAX, cgroup::Group, record::Terminated};
 use jiff::Timestamp;
 use nix::{
     errno::Errno,
@@ -42,7 +42,7 @@ pub(super) fn follow(
     child: &Child,
     mut sessions: Sessions,
     log: &mut LogFile,
-    started_at: Timestamp,
+    (started_at, group): (Timestamp, &Group),
     ended: impl Fn(&Terminated),
 ) -> Terminated {
     let mut outputs = Outputs::new(child);
@@ -76,7 +76,10 @@ pub(super) fn follow(
                 Source::Stdout => outputs.copy(0, log, &mut sessions),
                 Source::Stderr => outputs.copy(1, log, &mut sessions),
                 Source::Process => {
-                    if let Some(result) = reap(child.pid, started_at) {
+                    if let Some(mut result) = reap(child.pid, started_at) {
+                        if result.exit_code != 0 && group.kills() > 0 {
+                            result.reason = "OOMKilled".to_owned();
+                        }
                         ended(&result);
                         terminated = Some((result, Instant::now()));
                     }

@@ -30,6 +30,7 @@ mod lifecycle;
 mod names;
 mod probes;
 mod requirements;
+mod resources;
 mod security;
 pub(super) mod validate;
 mod volumes;
@@ -53,6 +54,7 @@ impl Strategy for Pods {
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         default_spec(spec);
         host::default(spec);
+        resources::request_limits(spec);
         fill(spec, "enableServiceLinks", true);
         // `serviceAccount` is the older name of the field; where both are said, the newer one counts.
         let accounts = ["/serviceAccountName", "/serviceAccount"].map(|field| text(spec, field).to_owned());
@@ -63,7 +65,8 @@ impl Strategy for Pods {
 
     fn prepare_create(&self, object: &mut Value, _subject: &Subject<'_>) {
         if let Some(map) = object.as_object_mut() {
-            map.insert("status".to_owned(), json!({"phase": "Pending", "qosClass": "BestEffort"}));
+            let class = resources::class(map.get("spec").unwrap_or(&Value::Null));
+            map.insert("status".to_owned(), json!({"phase": "Pending", "qosClass": class}));
         }
         if text(object, "/spec/serviceAccountName").is_empty() {
             name_account(object, service_account::DEFAULT);
@@ -209,7 +212,7 @@ fn default_container(container: &mut Value) {
     fill(container, "imagePullPolicy", if latest { "Always" } else { "IfNotPresent" });
     fill(container, "terminationMessagePath", "/dev/termination-log");
     fill(container, "terminationMessagePolicy", "File");
-    fill(container, "resources", json!({}));
+    resources::default(container);
     probes::default(container);
     lifecycle::default(container);
     for port in items_mut(container, "/ports") {

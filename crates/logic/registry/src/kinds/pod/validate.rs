@@ -3,7 +3,7 @@
 //! Invariant: a field that minisvc does not carry out is refused by name, never taken and forgotten. What clients
 //! fill in of their own accord and changes nothing here (scheduler and account names, …) is taken.
 
-use super::{affinity, env, host, init, lifecycle, names, probes, security, volumes};
+use super::{affinity, env, host, init, lifecycle, names, probes, resources, security, volumes};
 use crate::{
     meta, syntax,
     value::{at, int, is_blank, items, text},
@@ -57,6 +57,7 @@ const CONTAINER: &[&str] = &[
     "name",
     "ports",
     "readinessProbe",
+    "resources",
     "restartPolicy",
     "securityContext",
     "startupProbe",
@@ -199,6 +200,7 @@ pub(super) fn container<'s>(
         choice(container, &format!("/{field}"), &format!("{path}.{field}"), supported, causes);
     }
     container_ports(container, path, causes);
+    resources::check(container, path, causes);
     env::check(container, path, causes);
 }
 

@@ -1,0 +1,145 @@
+//! What a container asks of its node and what it may use at most: `resources`; and the class that follows from it.
+//!
+//! Source: kubernetes `pkg/apis/core/validation` (`ValidateContainerResourceRequirements`), `pkg/apis/core/v1/defaults.go`
+//! (`SetDefaults_Pod`), `component-helpers/.../qos` (`ComputePodQOS`). Served are `cpu` and `memory`; a node can neither
+//! count nor limit anything else, so all else is refused by name.
+
+use super::validate;
+use crate::value::{at, fill, items, items_mut};
+use minisvc_apimachinery::{Cause, Quantity};
+use serde_json::{Map, Value, json};
+
+const SERVED: [&str; 2] = ["cpu", "memory"];
+
+/// Writes numbers as the strings that amounts are.
+pub(super) fn default(container: &mut Value) {
+    fill(container, "resources", json!({}));
+    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
+    for list in ["limits", "requests"] {
+        for amount in
+            resources.get_mut(list).and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut)
+        {
+            if amount.is_number() {
+                *amount = amount.to_string().into();
+            }
+        }
+    }
+}
+
+/// Makes limits of a Pod's containers requests where there are none. Templates of Pods stay as they are.
+pub(super) fn request_limits(spec: &mut Value) {
+    ["/containers", "/initContainers"].into_iter().for_each(|list| items_mut(spec, list).for_each(request));
+}
+
+fn request(container: &mut Value) {
+    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let requests = resources.entry("requests").or_insert_with(|| json!({}));
+    for (name, limit) in limits {
+        if let Some(requests) = requests.as_object_mut() {
+            requests.entry(name).or_insert(limit);
+        }
+    }
+}
+
+/// Faults of a container, which stands at `path`.
+pub(super) fn check(container: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let Some(resources) = at(container, "/resources").and_then(Value::as_object) else { return };
+    let path = format!("{path}.resources");
+    validate::refuse_unsupported(resources, &path, &["limits", "requests"], causes);
+    for list in ["limits", "requests"] {
+        for (name, amount) in resources.get(list).and_then(Value::as_object).into_iter().flatten() {
+            let field = format!("{path}.{list}[{name}]");
+            if !SERVED.contains(&name.as_str()) {
+                causes.push(Cause::not_supported(&field, name.as_str(), &SERVED));
+                continue;
+            }
+            match read(amount) {
+                None => {
+                    let words = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+                    causes.push(Cause::invalid(&field, amount.clone(), words));
+                }
+                Some(read) if read < Quantity::ZERO => {
+                    causes.push(Cause::invalid(&field, amount.clone(), "must be greater than or equal to 0"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    for name in SERVED {
+        let said = |list: &str| resources.get(list)?.get(name);
+        if let (Some(request), Some(limit)) = (said("requests"), said("limits"))
+            && read(request) > read(limit)
+        {
+            let limit = limit.as_str().unwrap_or_default();
+            let words = format!("must be less than or equal to {name} limit of {limit}");
+            causes.push(Cause::invalid(format!("{path}.requests"), request.clone(), &words));
+        }
+    }
+}
+
+fn read(amount: &Value) -> Option<Quantity> {
+    Quantity::parse(amount.as_str()?)
+}
+
+/// `status.qosClass` of a Pod with this spec.
+pub(super) fn class(spec: &Value) -> &'static str {
+    let all = || items(spec, "/initContainers").iter().chain(items(spec, "/containers"));
+    let amount = |container: &Value, list: &str, name: &str| {
+        let said = container.get("resources")?.get(list)?.get(name)?;
+        read(said).filter(|amount| *amount > Quantity::ZERO)
+    };
+    let asks = |container: &Value| {
+        SERVED
+            .iter()
+            .any(|name| ["limits", "requests"].iter().any(|list| amount(container, list, name).is_some()))
+    };
+    let is_sure = |container: &Value| {
+        SERVED.iter().all(|name| {
+            let limit = amount(container, "limits", name);
+            limit.is_some() && amount(container, "requests", name) == limit
+        })
+    };
+    match () {
+        () if !all().any(asks) => "BestEffort",
+        () if all().all(is_sure) => "Guaranteed",
+        () => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(resources: Value) -> Value {
+        let mut container = json!({ "name": "c", "resources": resources });
+        default(&mut container);
+        request(&mut container);
+        container
+    }
+
+    #[test]
+    fn limits_are_requests_and_numbers_are_strings() {
+        let filled =
+            container(json!({ "limits": { "cpu": 1, "memory": "1Gi" }, "requests": { "cpu": 0.5 } }));
+        let expected = json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "0.5", "memory": "1Gi" } });
+        assert_eq!(filled["resources"], expected);
+        assert_eq!(container(json!({}))["resources"], json!({}));
+    }
+
+    #[test]
+    fn the_class_is_by_the_weakest_container() {
+        let sure = || container(json!({ "limits": { "cpu": "1", "memory": "1Gi" } }));
+        let some = || container(json!({ "requests": { "cpu": "100m" } }));
+        let none = || container(json!({ "requests": { "cpu": "0" } }));
+        for (containers, expected) in [
+            (vec![none()], "BestEffort"),
+            (vec![sure(), sure()], "Guaranteed"),
+            (vec![sure(), none()], "Burstable"),
+            (vec![some()], "Burstable"),
+        ] {
+            assert_eq!(class(&json!({ "containers": containers })), expected);
+        }
+        assert_eq!(class(&json!({ "containers": [sure()], "initContainers": [none()] })), "Burstable");
+    }
+}
