@@ -1,4 +1,4 @@
-//! Benchmarks of minisvc: `cargo run --release -p minisvc-bench -- api` (or `table`, `path`, `dns`, `node`).
+//! Benchmarks of minisvc: `cargo run --release -p minisvc-bench -- api` (or `table`, `path`, `dns`, `node`, `pods`).
 //!
 //! Invariants: each prints a table of what it measured and judges nothing; load stays on this machine, is bounded, and
 //! ends by itself; nothing is left behind.
@@ -12,6 +12,7 @@ mod figures;
 mod isolated;
 mod node;
 mod path;
+mod pods;
 mod served;
 mod server;
 mod table;
@@ -35,6 +36,8 @@ enum Bench {
     Dns(dns::Options),
     /// A node's agent with many Services: memory, changes by the API, a restart under traffic
     Node(node::Options),
+    /// Pods on a node: how soon they are ready, what each costs, what is left of them
+    Pods(pods::Options),
     /// A packet's path: a Service's address against the Pod's own
     Path(path::Options),
     /// The API server that `api` measures, as a process of its own
@@ -54,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
         Bench::ServeDns(options) => dns::serve(&options).await,
         Bench::Path(options) => path::run(&options).await,
         Bench::Node(options) => node::run(&options).await,
+        Bench::Pods(options) => pods::run(&options).await,
         Bench::Serve(options) => server::serve(&options).await,
     }
 }

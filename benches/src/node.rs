@@ -5,7 +5,7 @@
 
 mod cluster;
 mod flow;
-mod lab;
+pub mod lab;
 
 use crate::{
     figures::{Times, resident_kib, row},
@@ -56,14 +56,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         // The lab has a network of its own, and is reached by this machine's loopback.
         return again(Isolation { network: false, ..Isolation::whole() }).await;
     }
-    let program = match &options.minisvc {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()?.with_file_name("minisvc"),
-    };
-    let program = program.canonicalize().with_context(|| {
-        format!("{}: not built: `cargo build --release`, or name one by --minisvc", program.display())
-    })?;
-    let nodes = Nodes::up(&program).await?;
+    let nodes = Nodes::up(&program(options.minisvc.as_ref())?).await?;
     let cluster = Cluster::new(nodes.api()?).await?;
     row("few Services: resident, agent and first server, now (most)", &resident()?);
     changes(&nodes, &cluster, "few Services", options.changes).await?;
@@ -80,6 +73,17 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     }
     row("at the end: resident, as above", &resident()?);
     Ok(())
+}
+
+/// The program that is measured: the one that was named, or the one beside this.
+pub fn program(named: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    let program = match named {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?.with_file_name("minisvc"),
+    };
+    program.canonicalize().with_context(|| {
+        format!("{}: not built: `cargo build --release`, or name one by --minisvc", program.display())
+    })
 }
 
 /// Of the node's agent, and of the first server (API, manager, agent): now and at most.

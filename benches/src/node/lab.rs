@@ -73,6 +73,11 @@ impl Nodes {
         Way::to(address, &fs::read_to_string(pki.join("ca.crt"))?, token.trim())
     }
 
+    /// Pid of the first process of the node that is looked at.
+    pub fn machine(&self) -> u32 {
+        self.machine
+    }
+
     /// Pid of a node's server.
     pub fn server(node: &str) -> anyhow::Result<u32> {
         process("server", &["--node-name", node])
