@@ -169,7 +169,7 @@ impl Agent {
         let adopted = pods.adopt().await?;
         tracing::info!(node = identity.name, adopted, "node starts");
 
-        tasks.spawn(node::keep(identity.clone(), client, snapshots.clone(), pods.runtime.images().clone()));
+        tasks.spawn(node::keep(identity.clone(), client, snapshots.clone(), pods.runtime.clone()));
         tasks.spawn(node_ports::follow(
             config.node_port_addresses,
             identity.clone(),

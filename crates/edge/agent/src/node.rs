@@ -3,6 +3,8 @@
 //! Invariant: heartbeats go to the Lease, never into the Node, which every agent watches; the Node is written at
 //! start, and when its status is not what this node says.
 
+mod pressure;
+
 use crate::{AgentError, NodeIdentity, Snapshots};
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -21,7 +23,8 @@ use minisvc_apimachinery::{
     resource::NODES,
 };
 use minisvc_client::{ApiClient, PatchKind, lease};
-use minisvc_runtime::{ImageTable, image::Listed};
+use minisvc_runtime::{ImageTable, Runtime, image::Listed};
+use pressure::Pressures;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How often the heartbeat is renewed.
@@ -36,10 +39,11 @@ pub async fn keep(
     identity: Arc<NodeIdentity>,
     client: ApiClient,
     mut snapshots: Snapshots,
-    images: ImageTable,
+    runtime: Runtime,
 ) {
-    let mut known = images.version();
-    while let Err(error) = register(&identity, &client, &images).await {
+    let facts = || (runtime.images().version(), Pressures::read(runtime.volume_dir()));
+    let mut known = facts();
+    while let Err(error) = register(&identity, &client, &runtime).await {
         tracing::warn!(%error, "cannot register this node yet");
         tokio::time::sleep(HEARTBEAT).await;
     }
@@ -50,7 +54,7 @@ pub async fn keep(
     loop {
         tokio::select! {
             Ok(()) = ports_at.changed() => {
-                if let Err(error) = register(&identity, &client, &images).await {
+                if let Err(error) = register(&identity, &client, &runtime).await {
                     tracing::warn!(%error, "node annotations");
                 }
             }
@@ -59,11 +63,11 @@ pub async fn keep(
                 if let Err(error) = renewed {
                     tracing::warn!(%error, "heartbeat");
                 }
-                let version = images.version();
-                if std::mem::replace(&mut known, version) != version
-                    && let Err(error) = register(&identity, &client, &images).await
+                let now = facts();
+                if std::mem::replace(&mut known, now) != now
+                    && let Err(error) = register(&identity, &client, &runtime).await
                 {
-                    tracing::warn!(%error, "node images");
+                    tracing::warn!(%error, "node status");
                 }
             }
             changed = snapshots.changed() => {
@@ -74,7 +78,7 @@ pub async fn keep(
                 let node = snapshots.borrow_and_update().as_ref().and_then(|s| s.nodes.get(&key).cloned());
                 // Someone (the node lifecycle controller) said this node is not ready: it is.
                 if node.is_none_or(|node| !says_ready(&node))
-                    && let Err(error) = register(&identity, &client, &images).await
+                    && let Err(error) = register(&identity, &client, &runtime).await
                 {
                     tracing::warn!(%error, "node status");
                 }
@@ -88,11 +92,7 @@ fn says_ready(node: &Node) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-async fn register(
-    identity: &NodeIdentity,
-    client: &ApiClient,
-    images: &ImageTable,
-) -> Result<(), AgentError> {
+async fn register(identity: &NodeIdentity, client: &ApiClient, runtime: &Runtime) -> Result<(), AgentError> {
     let key = ObjectKey::cluster(identity.name.as_str());
     let failed = |operation| {
         let object = identity.name.clone();
@@ -115,7 +115,8 @@ async fn register(
         let _: Node =
             client.patch(&NODES, &key, None, PatchKind::Merge, &patch).await.map_err(failed("label node"))?;
     }
-    let patch = serde_json::json!({ "status": status(identity, images, Timestamp::now()) });
+    let patch =
+        serde_json::json!({ "status": status(identity, runtime, existing.as_ref(), Timestamp::now()) });
     let _: Node = client
         .patch(&NODES, &key, Some("status"), PatchKind::Merge, &patch)
         .await
@@ -166,16 +167,24 @@ fn container_images(images: &ImageTable) -> Vec<ContainerImage> {
     all.into_iter().take(IMAGES_MAX).map(one).collect()
 }
 
-fn status(identity: &NodeIdentity, images: &ImageTable, now: Timestamp) -> NodeStatus {
+fn status(identity: &NodeIdentity, runtime: &Runtime, before: Option<&Node>, now: Timestamp) -> NodeStatus {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
-    let condition = |kind: &str, status: &str, reason: &str, message: &str| NodeCondition {
-        type_: kind.to_owned(),
-        status: status.to_owned(),
-        reason: Some(reason.to_owned()),
-        message: Some(message.to_owned()),
-        last_heartbeat_time: Some(Time(now)),
-        last_transition_time: Some(Time(now)),
+    let known = before.and_then(|node| node.status.as_ref()?.conditions.as_deref()).unwrap_or_default();
+    let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
+        let status = if holds { "True" } else { "False" };
+        let same = known.iter().find(|known| known.type_ == kind && known.status == status);
+        NodeCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_heartbeat_time: Some(Time(now)),
+            last_transition_time: same.and_then(|same| same.last_transition_time.clone()).or(Some(Time(now))),
+        }
     };
+    let pressures = Pressures::read(runtime.volume_dir()).conditions();
+    let ready = ("Ready", true, "KubeletReady", "minisvc agent is posting ready status");
+    let conditions = pressures.into_iter().chain([ready]);
     let own = identity.underlay.addresses();
     let internal = own.iter().map(|own| address("InternalIP", own.to_string()));
     let machine = Machine::read();
@@ -193,13 +202,12 @@ fn status(identity: &NodeIdentity, images: &ImageTable, now: Timestamp) -> NodeS
         ),
         capacity: Some(amounts.clone()),
         allocatable: Some(amounts),
-        conditions: Some(vec![condition(
-            "Ready",
-            "True",
-            "KubeletReady",
-            "minisvc agent is posting ready status",
-        )]),
-        images: Some(container_images(images)),
+        conditions: Some(
+            conditions
+                .map(|(kind, holds, reason, message)| condition(kind, holds, reason, message))
+                .collect(),
+        ),
+        images: Some(container_images(runtime.images())),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(crate::NODE_PORT) }),
         }),

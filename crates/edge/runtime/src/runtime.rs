@@ -266,6 +266,11 @@ impl Runtime {
         }
     }
 
+    /// The directory of volumes on disk; made with the first of them.
+    pub fn volume_dir(&self) -> &Path {
+        &self.inner.config.volume_dir
+    }
+
     /// The node's images, for its status.
     pub fn images(&self) -> &ImageTable {
         &self.inner.config.images
