@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod common;
+#[path = "pod_life/copies.rs"]
+mod copies;
 #[path = "pod_life/given.rs"]
 mod given;
 #[path = "pod_life/images.rs"]
@@ -33,6 +35,7 @@ fn containers_live_as_kubernetes_do() {
     given::volumes_are_filled_and_follow(&kubectl);
     given::what_a_pod_lacks_is_waited_for(&kubectl);
     images::come_change_and_go(&lab, &kubectl);
+    copies::files_are_copied(&lab, &kubectl);
     last_words_are_shown(&kubectl);
     a_hurry_cuts_the_grace_short(&kubectl);
     the_next_server_goes_on_asking(&lab, &kubectl);

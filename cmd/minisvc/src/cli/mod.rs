@@ -1,5 +1,5 @@
 //! The command line's API verbs: `apply`, `create`, `get`, `describe`, `delete`, `logs`, `exec`,
-//! `attach`, `port-forward`; and `trace`, which asks what becomes of a packet.
+//! `attach`, `cp`, `port-forward`; and `trace`, which asks what becomes of a packet.
 //!
 //! In: kubectl's flags. Out: kubectl's words on standard output, errors on standard error, and an exit status.
 //!
@@ -10,6 +10,7 @@ mod api;
 mod apply;
 mod attach;
 mod config;
+mod cp;
 mod delete;
 mod describe;
 mod exec;
@@ -46,6 +47,8 @@ pub enum ApiCommand {
     Exec(exec::ExecArgs),
     /// Show what a running container writes from now on, and write to it.
     Attach(attach::AttachArgs),
+    /// Copy files to and from a container of a Pod.
+    Cp(cp::CpArgs),
     /// Let local ports lead to ports of a Pod.
     PortForward(port_forward::PortForwardArgs),
     /// Follow the first packet of a connection: which Service, endpoints, translations and links, or why it is refused.
@@ -92,6 +95,7 @@ async fn dispatch(command: ApiCommand, fallbacks: &[PathBuf]) -> Result<ExitCode
         ApiCommand::Logs(args) => logs::run(args, fallbacks).await,
         ApiCommand::Exec(args) => exec::run(args, fallbacks).await,
         ApiCommand::Attach(args) => attach::run(args, fallbacks).await,
+        ApiCommand::Cp(args) => cp::run(args, fallbacks).await,
         ApiCommand::PortForward(args) => port_forward::run(args, fallbacks).await,
         ApiCommand::Trace(args) => trace::run(args, fallbacks).await,
     }
