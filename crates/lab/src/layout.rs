@@ -173,15 +173,22 @@ impl Lab {
     pub fn create_dirs(&self, members: &[Member]) -> Result<(), LabError> {
         let dirs = members.iter().map(|member| self.member(&member.name).data());
         for dir in std::iter::once(self.dir.clone()).chain(dirs) {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&dir)
-                .map_err(|source| LabError::File { operation: "create", path: dir, source })?;
+            create(&dir).map_err(|source| LabError::File { operation: "create", path: dir, source })?;
         }
         let base = self.dir.parent().unwrap_or(&self.dir).to_owned();
         check_owner(&base).map_err(|source| LabError::File { operation: "use", path: base, source })
     }
+}
+
+/// Makes a directory and those above it. The last lab that ends takes the directory of all labs along, maybe just now.
+fn create(dir: &Path) -> std::io::Result<()> {
+    for _ in 0..10 {
+        match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 /// Paths of one member of a lab.
