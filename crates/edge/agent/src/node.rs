@@ -24,7 +24,7 @@ use minisvc_apimachinery::{
 };
 use minisvc_client::{ApiClient, PatchKind, lease};
 use minisvc_runtime::{ImageTable, Runtime, image::Listed};
-use pressure::Pressures;
+use pressure::{Pressures, Watch};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How often the heartbeat is renewed.
@@ -41,9 +41,10 @@ pub async fn keep(
     mut snapshots: Snapshots,
     runtime: Runtime,
 ) {
-    let facts = || (runtime.images().version(), Pressures::read(runtime.volume_dir()));
+    let mut watch = Watch::default();
+    let mut facts = || (runtime.images().version(), watch.look(runtime.volume_dir()));
     let mut known = facts();
-    while let Err(error) = register(&identity, &client, &runtime).await {
+    while let Err(error) = register(&identity, &client, &runtime, known.1).await {
         tracing::warn!(%error, "cannot register this node yet");
         tokio::time::sleep(HEARTBEAT).await;
     }
@@ -54,7 +55,7 @@ pub async fn keep(
     loop {
         tokio::select! {
             Ok(()) = ports_at.changed() => {
-                if let Err(error) = register(&identity, &client, &runtime).await {
+                if let Err(error) = register(&identity, &client, &runtime, known.1).await {
                     tracing::warn!(%error, "node annotations");
                 }
             }
@@ -65,7 +66,7 @@ pub async fn keep(
                 }
                 let now = facts();
                 if std::mem::replace(&mut known, now) != now
-                    && let Err(error) = register(&identity, &client, &runtime).await
+                    && let Err(error) = register(&identity, &client, &runtime, known.1).await
                 {
                     tracing::warn!(%error, "node status");
                 }
@@ -78,7 +79,7 @@ pub async fn keep(
                 let node = snapshots.borrow_and_update().as_ref().and_then(|s| s.nodes.get(&key).cloned());
                 // Someone (the node lifecycle controller) said this node is not ready: it is.
                 if node.is_none_or(|node| !says_ready(&node))
-                    && let Err(error) = register(&identity, &client, &runtime).await
+                    && let Err(error) = register(&identity, &client, &runtime, known.1).await
                 {
                     tracing::warn!(%error, "node status");
                 }
@@ -92,7 +93,12 @@ fn says_ready(node: &Node) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-async fn register(identity: &NodeIdentity, client: &ApiClient, runtime: &Runtime) -> Result<(), AgentError> {
+async fn register(
+    identity: &NodeIdentity,
+    client: &ApiClient,
+    runtime: &Runtime,
+    pressures: Pressures,
+) -> Result<(), AgentError> {
     let key = ObjectKey::cluster(identity.name.as_str());
     let failed = |operation| {
         let object = identity.name.clone();
@@ -115,8 +121,7 @@ async fn register(identity: &NodeIdentity, client: &ApiClient, runtime: &Runtime
         let _: Node =
             client.patch(&NODES, &key, None, PatchKind::Merge, &patch).await.map_err(failed("label node"))?;
     }
-    let patch =
-        serde_json::json!({ "status": status(identity, runtime, existing.as_ref(), Timestamp::now()) });
+    let patch = serde_json::json!({ "status": status(identity, (runtime.images(), pressures), existing.as_ref(), Timestamp::now()) });
     let _: Node = client
         .patch(&NODES, &key, Some("status"), PatchKind::Merge, &patch)
         .await
@@ -167,7 +172,12 @@ fn container_images(images: &ImageTable) -> Vec<ContainerImage> {
     all.into_iter().take(IMAGES_MAX).map(one).collect()
 }
 
-fn status(identity: &NodeIdentity, runtime: &Runtime, before: Option<&Node>, now: Timestamp) -> NodeStatus {
+fn status(
+    identity: &NodeIdentity,
+    (images, pressures): (&ImageTable, Pressures),
+    before: Option<&Node>,
+    now: Timestamp,
+) -> NodeStatus {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     let known = before.and_then(|node| node.status.as_ref()?.conditions.as_deref()).unwrap_or_default();
     let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
@@ -182,9 +192,8 @@ fn status(identity: &NodeIdentity, runtime: &Runtime, before: Option<&Node>, now
             last_transition_time: same.and_then(|same| same.last_transition_time.clone()).or(Some(Time(now))),
         }
     };
-    let pressures = Pressures::read(runtime.volume_dir()).conditions();
     let ready = ("Ready", true, "KubeletReady", "minisvc agent is posting ready status");
-    let conditions = pressures.into_iter().chain([ready]);
+    let conditions = pressures.conditions().into_iter().chain([ready]);
     let own = identity.underlay.addresses();
     let internal = own.iter().map(|own| address("InternalIP", own.to_string()));
     let machine = Machine::read();
@@ -207,7 +216,7 @@ fn status(identity: &NodeIdentity, runtime: &Runtime, before: Option<&Node>, now
                 .map(|(kind, holds, reason, message)| condition(kind, holds, reason, message))
                 .collect(),
         ),
-        images: Some(container_images(runtime.images())),
+        images: Some(container_images(images)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(crate::NODE_PORT) }),
         }),

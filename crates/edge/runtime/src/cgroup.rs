@@ -17,6 +17,8 @@ use std::{
 const PERIOD_US: u64 = 100_000;
 /// The kernel takes no smaller quota, in microseconds.
 const QUOTA_US_MIN: u64 = 1000;
+/// Nor a larger one (`max_bw_runtime_us` of kernel/sched/core.c); it is more than any machine has.
+const QUOTA_US_MAX: u64 = (1 << 44) / 1000;
 /// Longest file of a group that is read, in bytes.
 const FILE_BYTES_MAX: usize = 64 << 10;
 
@@ -184,7 +186,7 @@ fn setting(file: &'static str, value: impl ToString, needed: bool) -> Setting {
 fn cpu(limits: Limits, is_unified: bool) -> Vec<Setting> {
     let mut all = Vec::new();
     if let Some(millis) = limits.cpu_request_millis {
-        let shares = (millis * 1024 / 1000).clamp(2, 262_144);
+        let shares = (millis.saturating_mul(1024) / 1000).clamp(2, 262_144);
         all.push(match is_unified {
             // kubelet `CPUSharesToCPUWeight`.
             true => setting("cpu.weight", 1 + (shares - 2) * 9999 / 262_142, false),
@@ -192,7 +194,7 @@ fn cpu(limits: Limits, is_unified: bool) -> Vec<Setting> {
         });
     }
     if let Some(millis) = limits.cpu_millis.filter(|millis| *millis > 0) {
-        let quota = (millis * PERIOD_US / 1000).max(QUOTA_US_MIN);
+        let quota = (millis.saturating_mul(PERIOD_US) / 1000).clamp(QUOTA_US_MIN, QUOTA_US_MAX);
         match is_unified {
             true => all.push(setting("cpu.max", format!("{quota} {PERIOD_US}"), true)),
             false => all.extend([
@@ -305,6 +307,9 @@ mod tests {
         assert_eq!(said(memory(limits, false))[0], "memory.limit_in_bytes 67108864");
         let little = Limits { cpu_millis: Some(1), ..Limits::default() };
         assert_eq!(said(cpu(little, true)), ["cpu.max 1000 100000"]);
+        let much =
+            Limits { cpu_millis: Some(u64::MAX), cpu_request_millis: Some(u64::MAX), memory_bytes: None };
+        assert_eq!(said(cpu(much, true)), ["cpu.weight 10000", "cpu.max 17592186044 100000"]);
         assert!(cpu(Limits::default(), true).is_empty() && memory(Limits::default(), false).is_empty());
     }
 
