@@ -11,14 +11,12 @@ use crate::{
     figures::{Times, resident_kib, row},
     isolated::{again, outcome, thread_in},
 };
-use anyhow::Context;
 use clap::Args;
 use cluster::{Cluster, Target};
 use flow::{Flow, Kind};
 use lab::{NODE, Nodes, PATIENCE};
 use minisvc_lab::namespaces::Isolation;
 use std::{
-    path::PathBuf,
     sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -42,21 +40,17 @@ pub struct Options {
     /// Restarts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     restarts: u32,
-    /// The program [default: `minisvc` beside this one]
-    #[arg(long)]
-    minisvc: Option<PathBuf>,
-    /// This process is in namespaces of its own already
-    #[arg(long, hide = true)]
-    inside: bool,
+    #[command(flatten)]
+    lab: lab::Options,
 }
 
 /// Runs all of it, or says why it cannot be run here.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
-    if !options.inside {
+    if !options.lab.inside {
         // The lab has a network of its own, and is reached by this machine's loopback.
         return again(Isolation { network: false, ..Isolation::whole() }).await;
     }
-    let nodes = Nodes::up(&program(options.minisvc.as_ref())?).await?;
+    let nodes = Nodes::up(&options.lab).await?;
     let cluster = Cluster::new(nodes.api()?).await?;
     row("few Services: resident, agent and first server, now (most)", &resident()?);
     changes(&nodes, &cluster, "few Services", options.changes).await?;
@@ -73,17 +67,6 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     }
     row("at the end: resident, as above", &resident()?);
     Ok(())
-}
-
-/// The program that is measured: the one that was named, or the one beside this.
-pub fn program(named: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
-    let program = match named {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()?.with_file_name("minisvc"),
-    };
-    program.canonicalize().with_context(|| {
-        format!("{}: not built: `cargo build --release`, or name one by --minisvc", program.display())
-    })
 }
 
 /// Of the node's agent, and of the first server (API, manager, agent): now and at most.

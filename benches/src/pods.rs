@@ -6,7 +6,7 @@ use crate::{
     client::{Client, Way},
     figures::{Times, row},
     isolated::again,
-    node::lab::{NODE, Nodes, PATIENCE},
+    node::lab::{self, NODE, Nodes, PATIENCE, processes},
 };
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -34,20 +34,16 @@ pub struct Options {
     /// How often
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// The program [default: `minisvc` beside this one]
-    #[arg(long)]
-    minisvc: Option<PathBuf>,
-    /// This process is in namespaces of its own already
-    #[arg(long, hide = true)]
-    inside: bool,
+    #[command(flatten)]
+    lab: lab::Options,
 }
 
 /// Runs all of it, or says why it cannot be run here.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
-    if !options.inside {
+    if !options.lab.inside {
         return again(Isolation { network: false, ..Isolation::whole() }).await;
     }
-    let nodes = Nodes::up(&crate::node::program(options.minisvc.as_ref())?).await?;
+    let nodes = Nodes::up(&options.lab).await?;
     let way = nodes.api()?;
     // The first Pod of a node also makes what later ones find.
     round(&nodes, &way, 1, false).await?;
@@ -177,21 +173,8 @@ fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
     Ok((of("Pss:"), of("Private_Clean:") + of("Private_Dirty:")))
 }
 
-/// Processes that are `minisvc` with this word first.
-fn processes(word: &str) -> anyhow::Result<Vec<u32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if line.split(|byte| *byte == 0).nth(1) == Some(word.as_bytes()) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
-}
-
 fn all_memory(word: &str) -> anyhow::Result<(u64, u64)> {
-    let all = processes(word)?.into_iter().map(memory).collect::<anyhow::Result<Vec<_>>>()?;
+    let all = processes(word, &[])?.into_iter().map(memory).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(all.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)))
 }
 
@@ -201,8 +184,8 @@ fn held(nodes: &Nodes) -> anyhow::Result<Vec<(&'static str, usize)>> {
     let entries = |path: &str| fs::read_dir(machine.join(path)).map_or(0, Iterator::count);
     let lines = |path: &str| fs::read_to_string(machine.join(path)).map(|text| text.lines().count());
     Ok(vec![
-        ("shims", processes("pod-shim")?.len()),
-        ("processes in Pods", processes("pod-echo")?.len()),
+        ("shims", processes("pod-shim", &[])?.len()),
+        ("processes in Pods", processes("pod-echo", &[])?.len()),
         ("network namespaces", entries("root/run/minisvc/netns")),
         ("links", lines("net/dev")?),
         ("mounts", lines("mountinfo")?),

@@ -4,6 +4,7 @@
 
 use crate::{client::Way, isolated};
 use anyhow::{Context, ensure};
+use clap::Args;
 use minisvc_lab::{
     control::{Request, Response, ask},
     layout::Lab,
@@ -12,7 +13,7 @@ use serde_json::Value;
 use std::{
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -29,6 +30,17 @@ const NAME: &str = "bench";
 /// No step takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a benchmark with a lab is told.
+#[derive(Args)]
+pub struct Options {
+    /// The program [default: `minisvc` beside this one]
+    #[arg(long)]
+    minisvc: Option<PathBuf>,
+    /// This process is in namespaces of its own already
+    #[arg(long, hide = true)]
+    pub inside: bool,
+}
+
 /// See the module.
 pub struct Nodes {
     lab: Lab,
@@ -37,30 +49,44 @@ pub struct Nodes {
     machine: u32,
 }
 
-/// The process that is `minisvc` with this word first, and with the others somewhere after it: a member of the lab has
+/// The processes that are `minisvc` with this word first, and with the others somewhere after it: a member of the lab has
 /// its server's words in its own command line.
-fn process(first: &str, others: &[&str]) -> anyhow::Result<u32> {
+pub fn processes(first: &str, others: &[&str]) -> anyhow::Result<Vec<u32>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line: Vec<_> = line.split(|byte| *byte == 0).collect();
         let is = |word: &[u8], wanted: &&str| word == wanted.as_bytes();
         let has = |some: &[&[u8]]| some.iter().zip(others).all(|(word, wanted)| is(word, wanted));
-        if line.get(1).is_some_and(|word| is(word, &first)) && line.windows(others.len()).any(has) {
-            return Ok(pid);
+        let has_all = others.is_empty() || line.windows(others.len()).any(has);
+        if line.get(1).is_some_and(|word| is(word, &first)) && has_all {
+            found.push(pid);
         }
     }
-    anyhow::bail!("no process {first} {others:?}")
+    Ok(found)
+}
+
+/// The first of them.
+fn process(first: &str, others: &[&str]) -> anyhow::Result<u32> {
+    processes(first, others)?.first().copied().with_context(|| format!("no process {first} {others:?}"))
 }
 
 impl Nodes {
     /// Starts it, and waits for both nodes.
-    pub async fn up(program: &Path) -> anyhow::Result<Self> {
-        let up = Command::new(program).args(["lab", "up", "--nodes", "2", "--name", NAME]).output();
+    pub async fn up(options: &Options) -> anyhow::Result<Self> {
+        let program = match &options.minisvc {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?.with_file_name("minisvc"),
+        };
+        let program = program.canonicalize().with_context(|| {
+            format!("{}: not built: `cargo build --release`, or name one by --minisvc", program.display())
+        })?;
+        let up = Command::new(&program).args(["lab", "up", "--nodes", "2", "--name", NAME]).output();
         let up = timeout(PATIENCE, up).await?.with_context(|| format!("run {}", program.display()))?;
         ensure!(up.status.success(), "lab up: {}", String::from_utf8_lossy(&up.stderr));
         let machine = process("lab-member", &["--member", NODE])?;
-        Ok(Self { lab: Lab::named(NAME)?, program: program.to_owned(), machine })
+        Ok(Self { lab: Lab::named(NAME)?, program, machine })
     }
 
     /// The way to its API.

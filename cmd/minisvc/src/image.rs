@@ -1,5 +1,6 @@
 //! `minisvc image`: the images of this node. Needs no server: a running one sees the change at once.
 
+use crate::cli::table::Table;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use minisvc_images::{Definition, Image, Origin, Reference, Store, What};
@@ -134,12 +135,14 @@ fn list(images: &[(String, Image)]) -> String {
         Origin::Root => "root",
         Origin::Oci => "oci",
     };
-    let mut rows = vec![
-        ["NAME", "TAG", "IMAGE ID", "SIZE", "KIND", "RUNS"].map(str::to_owned),
-        ["host", "latest", "host", "-", "built-in", "what the Pod says, in the node's own files"]
-            .map(str::to_owned),
-        ["echo", "latest", "echo", "-", "built-in", "a server that says who answered"].map(str::to_owned),
-    ];
+    let row = |cells: [&str; 6]| cells.map(str::to_owned).to_vec();
+    let mut table = Table {
+        headers: row(["Name", "Tag", "Image ID", "Size", "Kind", "Runs"]),
+        rows: vec![
+            row(["host", "latest", "host", "-", "built-in", "what the Pod says, in the node's own files"]),
+            row(["echo", "latest", "echo", "-", "built-in", "a server that says who answered"]),
+        ],
+    };
     for (full, image) in images {
         let (name, tag) = match full.parse::<Reference>() {
             Ok(name) => (Reference { tag: None, ..name.clone() }.familiar(), name.tag.unwrap_or_default()),
@@ -147,22 +150,9 @@ fn list(images: &[(String, Image)]) -> String {
         };
         let runs: Vec<&str> = image.entrypoint.iter().chain(&image.cmd).map(String::as_str).collect();
         let size = if image.bytes == 0 { "-".to_owned() } else { size(image.bytes) };
-        rows.push([
-            name,
-            tag,
-            short(&image.id).to_owned(),
-            size,
-            kind(image.origin).to_owned(),
-            runs.join(" "),
-        ]);
+        table.rows.push(row([&name, &tag, short(&image.id), &size, kind(image.origin), &runs.join(" ")]));
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   "));
-        format!("{}{}\n", cells.collect::<String>(), row[5])
-    };
-    rows.iter().map(line).collect()
+    table.text(true, &[]).0
 }
 
 fn size(bytes: u64) -> String {

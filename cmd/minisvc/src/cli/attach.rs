@@ -3,11 +3,10 @@
 use super::{
     api::Failure,
     config::ConnectArgs,
-    exec::{BUFFER_BYTES, has_terminal, outcome, place, refused, streams},
+    exec::{has_terminal, outcome, place, streams},
+    session::{Container, Streams},
 };
 use clap::Args;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::AttachParams;
 use std::{path::PathBuf, process::ExitCode};
 
 /// `minisvc attach`.
@@ -31,30 +30,11 @@ pub struct AttachArgs {
 
 /// Prints until the container ends.
 pub async fn run(args: AttachArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Failure> {
-    let (namespace, pod) = place(&args.pod)?;
-    let api = args.connect.connect(fallbacks).await?;
-    let namespace = namespace.unwrap_or_else(|| api.namespace.clone());
+    let container = Container::of(place(&args.pod)?, args.container, args.connect, fallbacks).await?;
     let terminal = has_terminal(args.stdin, args.tty);
-    let params = AttachParams {
-        container: args.container,
-        stdin: args.stdin,
-        stdout: true,
-        // A terminal has one output only.
-        stderr: !terminal,
-        tty: terminal,
-        max_stdin_buf_size: Some(BUFFER_BYTES),
-        max_stdout_buf_size: Some(BUFFER_BYTES),
-        max_stderr_buf_size: Some(BUFFER_BYTES),
-    };
-    let pods: kube::Api<Pod> = kube::Api::namespaced(api.client.clone(), &namespace);
-    let url = format!("{}/api/v1/namespaces/{namespace}/pods/{pod}/attach", api.url.trim_end_matches('/'));
-    let mut process = pods.attach(&pod, &params).await.map_err(|error| refused(error, url.clone()))?;
+    let mut process = container.attach(Streams { stdin: args.stdin, terminal }).await?;
     match streams(&mut process, terminal).await? {
         Some(status) => outcome(&status),
-        None => Err(Failure::Transport {
-            method: http::Method::GET,
-            url,
-            source: "the connection ended before the container did".into(),
-        }),
+        None => Err(container.lost("attach", "the container")),
     }
 }

@@ -6,12 +6,12 @@
 use super::{
     api::Failure,
     config::ConnectArgs,
-    exec::{BUFFER_BYTES, outcome, place, refused},
+    exec::{outcome, place},
+    session::{BUFFER_BYTES, Container, Streams, ended},
 };
 use bytes::Bytes;
 use clap::Args;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1 as meta};
-use kube::api::AttachParams;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use std::{
     fs,
     io::{self, Read, Write},
@@ -74,11 +74,13 @@ pub async fn run(args: CpArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Failur
             if !from.exists() {
                 return Err(Failure::Usage(format!("{} doesn't exist in local filesystem", from.display())));
             }
-            let there = There::new(args.connect, fallbacks, namespace, pod, args.container).await?;
+            let there =
+                There(Container::of((namespace, pod), args.container, args.connect, fallbacks).await?);
             there.upload(&from, &path).await
         }
         (End::There { namespace, pod, path }, End::Here(to)) => {
-            let there = There::new(args.connect, fallbacks, namespace, pod, args.container).await?;
+            let there =
+                There(Container::of((namespace, pod), args.container, args.connect, fallbacks).await?);
             there.download(&path, &to).await
         }
         (End::Here(_), End::Here(_)) => usage("one of the two must be [NAMESPACE/]POD:PATH"),
@@ -86,42 +88,13 @@ pub async fn run(args: CpArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Failur
     }
 }
 
-/// A container of a Pod.
-struct There {
-    pods: kube::Api<Pod>,
-    pod: String,
-    container: Option<String>,
-    url: String,
-}
+/// The container at the other end.
+struct There(Container);
 
 impl There {
-    async fn new(
-        connect: ConnectArgs,
-        fallbacks: &[PathBuf],
-        namespace: Option<String>,
-        pod: String,
-        container: Option<String>,
-    ) -> Result<Self, Failure> {
-        let api = connect.connect(fallbacks).await?;
-        let namespace = namespace.unwrap_or_else(|| api.namespace.clone());
-        let url = format!("{}/api/v1/namespaces/{namespace}/pods/{pod}/exec", api.url.trim_end_matches('/'));
-        let pods = kube::Api::namespaced(api.client.clone(), &namespace);
-        Ok(Self { pods, pod, container, url })
-    }
-
     async fn exec(&self, command: &[&str], stdin: bool) -> Result<kube::api::AttachedProcess, Failure> {
-        let params = AttachParams {
-            container: self.container.clone(),
-            stdin,
-            stdout: true,
-            stderr: true,
-            tty: false,
-            max_stdin_buf_size: Some(BUFFER_BYTES),
-            max_stdout_buf_size: Some(BUFFER_BYTES),
-            max_stderr_buf_size: Some(BUFFER_BYTES),
-        };
-        let started = self.pods.exec(&self.pod, command.iter().copied(), &params).await;
-        started.map_err(|error| refused(error, self.url.clone()))
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        self.0.exec(command, Streams { stdin, terminal: false }).await
     }
 
     /// Whether the container has a directory there.
@@ -129,11 +102,7 @@ impl There {
         let mut process = self.exec(&["test", "-d", path], false).await?;
         let status = process.take_status();
         let _both = tokio::join!(all(process.stdout()), all(process.stderr()));
-        let ended = match status {
-            Some(status) => status.await,
-            None => None,
-        };
-        Ok(ended.is_some_and(|status| status.status.as_deref() == Some("Success")))
+        Ok(ended(status).await.is_some_and(|status| status.status.as_deref() == Some("Success")))
     }
 
     async fn upload(&self, from: &Path, to: &str) -> Result<ExitCode, Failure> {
@@ -159,11 +128,7 @@ impl There {
         let (_, _, complaint) = tokio::join!(sending, all(process.stdout()), all(process.stderr()));
         drop(pieces);
         let packed = packing.await.map_err(|error| Failure::Usage(error.to_string()))?;
-        let status = match status {
-            Some(status) => status.await,
-            None => None,
-        };
-        let code = self.ended(status, &complaint)?;
+        let code = came_to(ended(status).await, &complaint)?;
         packed.map_err(|error| Failure::Usage(format!("error: {error}")))?;
         Ok(code)
     }
@@ -196,23 +161,20 @@ impl There {
         };
         let (_, complaint) = tokio::join!(receiving, all(process.stderr()));
         let unpacked = unpacking.await.map_err(|error| Failure::Usage(error.to_string()))?;
-        let status = match status {
-            Some(status) => status.await,
-            None => None,
-        };
-        let code = self.ended(status, &complaint)?;
+        let code = came_to(ended(status).await, &complaint)?;
         unpacked.map_err(|error| Failure::Usage(format!("error: {error}")))?;
         Ok(code)
     }
+}
 
-    fn ended(&self, status: Option<meta::Status>, complaint: &str) -> Result<ExitCode, Failure> {
-        if !complaint.trim().is_empty() {
-            eprintln!("{}", complaint.trim());
-        }
-        match status {
-            Some(status) => outcome(&status),
-            None => Err(Failure::Usage("the connection ended before the copy did".to_owned())),
-        }
+/// The exit code of the container's `tar`, whose complaint is passed on.
+fn came_to(status: Option<meta::Status>, complaint: &str) -> Result<ExitCode, Failure> {
+    if !complaint.trim().is_empty() {
+        eprintln!("{}", complaint.trim());
+    }
+    match status {
+        Some(status) => outcome(&status),
+        None => Err(Failure::Usage("the connection ended before the copy did".to_owned())),
     }
 }
 

@@ -1,11 +1,16 @@
 //! `minisvc exec`: a command in a container, with its streams, its terminal and its exit code.
 
-use super::{api::Failure, config::ConnectArgs, logs::pod_name};
+use super::{
+    api::Failure,
+    config::ConnectArgs,
+    logs::pod_name,
+    session::{BUFFER_BYTES, Container, Streams, ended},
+};
 use clap::Args;
 use futures::SinkExt;
 use http::Method;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1 as meta};
-use kube::api::{AttachParams, AttachedProcess, TerminalSize};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use kube::api::{AttachedProcess, TerminalSize};
 use minisvc_apimachinery::Status;
 use nix::sys::termios::{self, SetArg, Termios};
 use std::{
@@ -17,9 +22,6 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     signal::unix::{SignalKind, signal},
 };
-
-/// Bytes copied at a time.
-pub(super) const BUFFER_BYTES: usize = 32 << 10;
 
 /// `minisvc exec`.
 #[derive(Debug, Args)]
@@ -55,32 +57,12 @@ pub(super) fn place(word: &str) -> Result<(Option<String>, String), Failure> {
 
 /// Runs the command; its exit code is ours.
 pub async fn run(args: ExecArgs, fallbacks: &[PathBuf]) -> Result<ExitCode, Failure> {
-    let (namespace, pod) = place(&args.pod)?;
-    let api = args.connect.connect(fallbacks).await?;
-    let namespace = namespace.unwrap_or_else(|| api.namespace.clone());
+    let container = Container::of(place(&args.pod)?, args.container, args.connect, fallbacks).await?;
     let terminal = has_terminal(args.stdin, args.tty);
-    let params = AttachParams {
-        container: args.container,
-        stdin: args.stdin,
-        stdout: true,
-        // A terminal has one output only.
-        stderr: !terminal,
-        tty: terminal,
-        max_stdin_buf_size: Some(BUFFER_BYTES),
-        max_stdout_buf_size: Some(BUFFER_BYTES),
-        max_stderr_buf_size: Some(BUFFER_BYTES),
-    };
-    let pods: kube::Api<Pod> = kube::Api::namespaced(api.client.clone(), &namespace);
-    let url = format!("{}/api/v1/namespaces/{namespace}/pods/{pod}/exec", api.url.trim_end_matches('/'));
-    let mut process =
-        pods.exec(&pod, args.command, &params).await.map_err(|error| refused(error, url.clone()))?;
+    let mut process = container.exec(args.command, Streams { stdin: args.stdin, terminal }).await?;
     match streams(&mut process, terminal).await? {
         Some(status) => outcome(&status),
-        None => Err(Failure::Transport {
-            method: Method::GET,
-            url,
-            source: "the connection ended before the command did".into(),
-        }),
+        None => Err(container.lost("exec", "the command")),
     }
 }
 
@@ -119,10 +101,7 @@ pub(super) async fn streams(
     });
     let finished = async {
         tokio::join!(stdout, stderr);
-        match status {
-            Some(status) => status.await,
-            None => None,
-        }
+        ended(status).await
     };
     let status = finished.await;
     side.abort();

@@ -20,7 +20,8 @@ mod logs;
 mod manifest;
 mod output;
 mod port_forward;
-mod table;
+mod session;
+pub mod table;
 mod target;
 mod trace;
 

@@ -10,6 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
+use minisvc_apimachinery::containers;
 use minisvc_runtime::life::{Action, LastWords, Life, Probe};
 
 const PERIOD_S: u32 = 10;
@@ -21,7 +22,7 @@ pub(crate) fn life(container: &Container, is_init: bool) -> Life {
     let hooks = container.lifecycle.as_ref();
     let hook = |given: Option<&LifecycleHandler>| given.map(|given| hook_of(given, container));
     Life {
-        sidecar: is_init && container.restart_policy.as_deref() == Some("Always"),
+        sidecar: is_init && containers::is_sidecar(container),
         startup: of(&container.startup_probe),
         readiness: of(&container.readiness_probe),
         liveness: of(&container.liveness_probe),

@@ -120,7 +120,9 @@ impl Layer<'_> {
             self.count(entry.size()).map_err(fail)?;
             let path = within(&path).map_err(fail)?;
             match path.file_name().map(OsStr::as_bytes) {
-                None => self.root_itself(&entry).map_err(fail)?,
+                // The root directory itself stays root's and open to all, or nobody else could run there.
+                None if entry.header().entry_type() == EntryType::Directory => {}
+                None => return Err(fail(io::ErrorKind::InvalidFilename.into())),
                 Some(OPAQUE) => self.clear(path.parent().unwrap_or(Path::new(""))).map_err(fail)?,
                 Some(name) if name.starts_with(WHITEOUT) => {
                     let hidden = OsStr::from_bytes(name.get(WHITEOUT.len()..).unwrap_or_default());
@@ -142,14 +144,6 @@ impl Layer<'_> {
             return Err(io::Error::other(format!("the image is larger than {} bytes", self.bounds.bytes)));
         }
         Ok(())
-    }
-
-    /// The root directory's own entry: it stays root's and open to all, or nobody else could run there.
-    fn root_itself(&self, entry: &tar::Entry<'_, impl Read>) -> io::Result<()> {
-        match entry.header().entry_type() {
-            EntryType::Directory => Ok(()),
-            _ => Err(io::ErrorKind::InvalidFilename.into()),
-        }
     }
 
     fn bring(&mut self, path: &Path, entry: &mut tar::Entry<'_, impl Read>) -> io::Result<()> {

@@ -7,9 +7,11 @@
 //!
 //! Source: kernel `admin-guide/cgroup-v2.rst`, `cgroup-v1/memory.rst`; kubelet `pkg/kubelet/cm/helpers_linux.go`.
 
+use crate::mountinfo::{self, MountPoint};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -62,7 +64,7 @@ pub(crate) struct Group {
 impl Groups {
     /// Finds out what this machine has. `name`: of the directory for all of this node's groups.
     pub fn find(name: &str) -> Self {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let table = mountinfo::own().unwrap_or_default();
         let controllers = |dir: &Path| read(&dir.join("cgroup.controllers")).unwrap_or_default();
         Self { mounted: mounted(&table, controllers), name: name.to_owned() }
     }
@@ -157,9 +159,10 @@ impl Groups {
 }
 
 impl Group {
-    /// Makes this process one of the group's.
-    pub(crate) fn join(&self) -> io::Result<()> {
-        self.dirs.iter().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), "0"))
+    /// The way in, while the directories are in sight.
+    pub(crate) fn open(&self) -> io::Result<Entrance> {
+        let open = |dir: &PathBuf| File::options().write(true).open(dir.join("cgroup.procs"));
+        self.dirs.iter().map(open).collect::<io::Result<_>>().map(Entrance)
     }
 
     /// How many processes the kernel has killed for want of memory.
@@ -167,6 +170,16 @@ impl Group {
         let text = self.kills.as_deref().and_then(|file| read(file).ok()).unwrap_or_default();
         let number = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
         text.lines().find_map(number).unwrap_or(0)
+    }
+}
+
+/// The files by which a process joins a group.
+pub(crate) struct Entrance(Vec<File>);
+
+impl Entrance {
+    /// Makes this process one of the group's.
+    pub(crate) fn join(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|mut file| file.write_all(b"0"))
     }
 }
 
@@ -231,25 +244,21 @@ pub fn name_for(data_dir: &Path) -> String {
     format!("minisvc-{hash:016x}")
 }
 
-/// Reads what `/proc/self/mountinfo` says of groups; `controllers` tells those of a unified hierarchy.
-fn mounted(table: &str, controllers: impl Fn(&Path) -> String) -> Mounted {
+/// Which of the mounts are of groups; `controllers` tells those of a unified hierarchy.
+fn mounted(mounts: &[MountPoint], controllers: impl Fn(&Path) -> String) -> Mounted {
     let mut single = (None, None);
-    for line in table.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(dir) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
-        let mut right = right.split(' ');
-        let (kind, options) = (right.next().unwrap_or_default(), right.nth(1).unwrap_or_default());
+    for MountPoint { place, kind, options } in mounts {
         let has = |name: &str| options.split(',').any(|option| option == name);
-        match kind {
+        match kind.as_str() {
             "cgroup2" => {
-                let text = controllers(&dir);
+                let text = controllers(place);
                 let controls = |name: &str| text.split_whitespace().any(|known| known == name);
                 if controls("cpu") && controls("memory") {
-                    return Mounted::Unified(dir);
+                    return Mounted::Unified(place.clone());
                 }
             }
-            "cgroup" if has("cpu") => single.0 = single.0.or(Some(dir)),
-            "cgroup" if has("memory") => single.1 = single.1.or(Some(dir)),
+            "cgroup" if has("cpu") => single.0 = single.0.or(Some(place.clone())),
+            "cgroup" if has("memory") => single.1 = single.1.or(Some(place.clone())),
             _ => {}
         }
     }
@@ -284,10 +293,13 @@ mod tests {
                   4 0 0:4 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let dir = |name: &str| Some(PathBuf::from(format!("/sys/fs/cgroup/{name}")));
         let single = Mounted::Single { cpu: dir("cpu"), memory: dir("memory") };
+        let mounted = |table, controllers: fn(&Path) -> String| mounted(&mountinfo::read(table), controllers);
         assert_eq!(mounted(v1, |_| String::new()), single);
         let v2 = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let all = |_: &Path| "cpuset cpu io memory pids".to_owned();
-        assert_eq!(mounted(v2, all), Mounted::Unified("/sys/fs/cgroup".into()));
+        assert_eq!(
+            mounted(v2, |_| "cpuset cpu io memory pids".to_owned()),
+            Mounted::Unified("/sys/fs/cgroup".into())
+        );
         assert_eq!(mounted(v2, |_| "pids".to_owned()), Mounted::Single { cpu: None, memory: None });
     }
 

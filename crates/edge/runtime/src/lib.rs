@@ -17,6 +17,7 @@ mod exec;
 mod files;
 mod last_words;
 mod logs;
+mod mountinfo;
 mod runtime;
 mod spdy;
 mod sys;

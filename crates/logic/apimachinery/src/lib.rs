@@ -22,6 +22,7 @@
 //! Invariant: nothing here reads a clock, a file, a socket or a random source.
 
 pub mod cluster;
+pub mod containers;
 pub mod convert;
 pub mod decode;
 pub mod endpoint_slices;

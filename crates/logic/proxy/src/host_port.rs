@@ -13,7 +13,7 @@ use crate::{
     service::protocol,
 };
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
-use minisvc_apimachinery::ObjectKey;
+use minisvc_apimachinery::{ObjectKey, containers};
 use minisvc_netstate::{
     family::{Address, Endpoint, Network},
     nft::{Frontend, Protocol},
@@ -35,12 +35,8 @@ pub fn wants_ports(pod: &Pod, node: &str) -> bool {
 
 /// The containers' ports that are also the node's.
 fn ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
-    let spec = pod.spec.as_ref();
-    let containers = spec.into_iter().flat_map(|spec| &spec.containers);
-    let init = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let containers = pod.spec.iter().flat_map(containers::lasting);
     containers
-        .chain(sidecars)
         .flat_map(|container| container.ports.iter().flatten())
         .filter(|port| port.host_port.is_some_and(|port| port != 0))
 }

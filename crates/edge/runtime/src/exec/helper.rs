@@ -2,6 +2,7 @@
 
 use super::{MESSAGE_BYTES_MAX, Order, Outcome};
 use crate::{
+    cgroup::Entrance,
     shim::{Program, User, become_user, find_program},
     sys, terminal,
 };
@@ -51,7 +52,9 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
     let order: Order = serde_json::from_str(&line).map_err(|error| format!("read the order: {error}"))?;
     // The node's, for a container that can have none of its own; it cannot be opened from inside.
     let spare = if order.tty { terminal::open().ok() } else { None };
-    let joining = join(&order)?;
+    // The files cannot be seen from inside.
+    let group = order.settings.group.open();
+    let group = group.map_err(|error| format!("open the container's control groups: {error}"))?;
     let entered = enter(&order);
     let terminal = match &entered {
         Ok(()) if order.tty => terminal::open().ok().or(spare),
@@ -70,7 +73,7 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
         pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
     let Some(pid) = sys::fork().map_err(|error| format!("fork: {error}"))? else {
         drop(report_read);
-        become_program(&order, slave, &joining, report_write);
+        become_program(&order, slave, &group, report_write);
     };
     drop((report_write, slave));
     // The copies of the streams must end with the program, not with us.
@@ -91,13 +94,6 @@ fn run(control: &UnixStream) -> Result<Outcome, String> {
             Err(error) => return Err(format!("wait for the program: {error}")),
         }
     }
-}
-
-/// The files by which a process joins the container's control groups; they cannot be seen from inside.
-fn join(order: &Order) -> Result<Vec<File>, String> {
-    let open = |dir: &std::path::PathBuf| File::options().write(true).open(dir.join("cgroup.procs"));
-    let files: std::io::Result<Vec<File>> = order.settings.group.dirs.iter().map(open).collect();
-    files.map_err(|error| format!("open the container's control groups: {error}"))
 }
 
 fn enter(order: &Order) -> Result<(), String> {
@@ -140,8 +136,8 @@ fn watch(control: &UnixStream, pidfd: &OwnedFd, pid: i32) {
 }
 
 /// In the child: becomes the program, or writes why not.
-fn become_program(order: &Order, terminal: Option<OwnedFd>, joining: &[File], report: OwnedFd) -> ! {
-    let error = match prepare(order, terminal.as_ref(), joining) {
+fn become_program(order: &Order, terminal: Option<OwnedFd>, group: &Entrance, report: OwnedFd) -> ! {
+    let error = match prepare(order, terminal.as_ref(), group) {
         Ok((program, user)) => program.execute(&order.argv, &order.settings.env, &user.home),
         Err(error) => error,
     };
@@ -149,13 +145,10 @@ fn become_program(order: &Order, terminal: Option<OwnedFd>, joining: &[File], re
     sys::exit_now(127)
 }
 
-fn prepare(order: &Order, terminal: Option<&OwnedFd>, joining: &[File]) -> Result<(Program, User), String> {
+fn prepare(order: &Order, terminal: Option<&OwnedFd>, group: &Entrance) -> Result<(Program, User), String> {
     let fail = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     sys::die_with_parent().map_err(|error| fail("tie to the helper", &error))?;
-    let mut groups = joining.iter();
-    groups
-        .try_for_each(|mut file| file.write_all(b"0"))
-        .map_err(|error| fail("join the control groups", &error))?;
+    group.join().map_err(|error| fail("join the control groups", &error))?;
     setsid().map_err(|error| fail("start a session", &error))?;
     if let Some(slave) = terminal {
         terminal::take(slave).map_err(|error| fail("take the terminal", &error))?;

@@ -75,7 +75,8 @@ fn set_up(
     report: &mut Report,
 ) -> Result<(Program, User), String> {
     sys::die_with_parent().map_err(|error| format!("tie to the shim: {error}"))?;
-    bundle.settings.group.join().map_err(|error| format!("join the control groups: {error}"))?;
+    let group = bundle.settings.group.open();
+    group.and_then(|group| group.join()).map_err(|error| format!("join the control groups: {error}"))?;
     if report.is_abandoned() {
         return Err("the shim has ended".to_owned()); // before the line above could tie us to it
     }

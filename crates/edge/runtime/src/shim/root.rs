@@ -5,7 +5,10 @@
 //! the root is read-only.
 
 use super::{init::Report, mounts::make_file};
-use crate::sys;
+use crate::{
+    mountinfo::{self, MountPoint},
+    sys,
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     unistd::pivot_root,
@@ -59,8 +62,7 @@ pub(super) fn enter(root: &Path, changes: Option<&Path>, report: &mut Report) ->
 /// What the node has mounted below the image's directory, read-only: a layer would hide it.
 fn mounts_within(root: &Path) -> io::Result<Vec<(PathBuf, OwnedFd)>> {
     let mut found = Vec::new();
-    for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
-        let Some(place) = line.split(' ').nth(4).map(unescape) else { continue };
+    for MountPoint { place, .. } in mountinfo::own()? {
         if place == root || !place.starts_with(root) {
             continue;
         }
@@ -73,20 +75,6 @@ fn mounts_within(root: &Path) -> io::Result<Vec<(PathBuf, OwnedFd)>> {
         found.push((place, tree));
     }
     Ok(found)
-}
-
-/// A path as `/proc/self/mountinfo` has it: blanks and the like as `\\040` (proc_pid_mountinfo(5)).
-fn unescape(text: &str) -> PathBuf {
-    let mut path = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        path.push_str(before);
-        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.push(code.map_or('\\', char::from));
-        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    path.push_str(rest);
-    path.into()
 }
 
 /// Lays a layer over `root`: on disk if its file system can carry one, else in memory.
@@ -127,17 +115,5 @@ pub(super) fn make_places<'a>(files: impl Iterator<Item = &'a str>, working_dir:
         if let Err(error) = make_file(file) {
             report.note(&format!("make {file}: {error}"));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_with_blanks_are_read_back() {
-        assert_eq!(unescape("/a\\040b\\134c"), Path::new("/a b\\c"));
-        assert_eq!(unescape("/plain"), Path::new("/plain"));
-        assert_eq!(unescape("/odd\\9"), Path::new("/odd\\9"));
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::core::v1::{Container, Pod},
     apimachinery::pkg::api::resource,
 };
-use minisvc_apimachinery::Quantity;
+use minisvc_apimachinery::{Quantity, containers};
 use std::{collections::BTreeMap, net::IpAddr};
 
 pub(super) const CPU: &str = "cpu";
@@ -56,7 +56,7 @@ fn sum(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
     let (mut sidecars, mut most) = (Amounts::new(), Amounts::new());
     for container in spec.init_containers.iter().flatten() {
         let mut wanted = of(container);
-        if is_sidecar(container) {
+        if containers::is_sidecar(container) {
             add(&mut sidecars, &wanted);
             wanted.clone_from(&sidecars);
         } else {
@@ -68,10 +68,6 @@ fn sum(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
     spec.containers.iter().for_each(|container| add(&mut all, &of(container)));
     raise(&mut all, &most);
     all
-}
-
-fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
 }
 
 fn raise(most: &mut Amounts, other: &Amounts) {
@@ -131,8 +127,7 @@ impl HostPort {
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let on_host = spec.host_network.unwrap_or(false);
-    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let ports = containers::lasting(spec).flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let said = port.host_port.filter(|port| *port > 0);
