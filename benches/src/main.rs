@@ -61,3 +61,13 @@ async fn main() -> anyhow::Result<()> {
         Bench::Serve(options) => server::serve(&options).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -41,7 +41,7 @@ pub struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     restarts: u32,
     #[command(flatten)]
-    lab: lab::Options,
+    lab: lab::LabOptions,
 }
 
 /// Runs all of it, or says why it cannot be run here.

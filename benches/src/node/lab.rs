@@ -32,7 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a benchmark with a lab is told.
 #[derive(Args)]
-pub struct Options {
+pub struct LabOptions {
     /// The program [default: `minisvc` beside this one]
     #[arg(long)]
     minisvc: Option<PathBuf>,
@@ -74,7 +74,7 @@ fn process(first: &str, others: &[&str]) -> anyhow::Result<u32> {
 
 impl Nodes {
     /// Starts it, and waits for both nodes.
-    pub async fn up(options: &Options) -> anyhow::Result<Self> {
+    pub async fn up(options: &LabOptions) -> anyhow::Result<Self> {
         let program = match &options.minisvc {
             Some(program) => program.clone(),
             None => std::env::current_exe()?.with_file_name("minisvc"),
