@@ -190,11 +190,25 @@ impl Writer {
             return Ok((current, "configured"));
         }
         let call = self.write(Method::PATCH, Self::path(item, true), STRATEGIC, patch);
-        let before = current["metadata"]["resourceVersion"].clone();
         let after = self.api.json(call).await?;
-        let same = after["metadata"]["resourceVersion"] == before && self.args.dry_run == DryRun::None;
+        let same = self.args.dry_run == DryRun::None && written(&after) == written(&current);
         Ok((after, if same { "unchanged" } else { "configured" }))
     }
+}
+
+/// What persons write of an object. A patch can hold what the server has already (a default within a list that
+/// is replaced whole, `stringData`); that it changed nothing is not seen by the object's version, for a status
+/// may have been written meanwhile.
+fn written(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
+    }
+    object
 }
 
 /// The manifest with itself in its annotation, in kubectl's form.
@@ -223,6 +237,17 @@ mod tests {
         patch::{PatchType, apply},
         resource::SERVICES,
     };
+
+    #[test]
+    fn a_status_that_moved_meanwhile_is_no_change_of_what_is_written() {
+        let object = |version: &str, phase: &str, image: &str| {
+            json!({"metadata": {"name": "web", "resourceVersion": version, "managedFields": [{"time": version}]},
+                "spec": {"image": image}, "status": {"phase": phase}})
+        };
+        let current = object("1", "Pending", "echo");
+        assert_eq!(written(&object("2", "Running", "echo")), written(&current));
+        assert_ne!(written(&object("2", "Running", "host")), written(&current));
+    }
 
     #[test]
     fn an_applied_manifest_is_unchanged_until_it_changes() {
