@@ -51,6 +51,26 @@ impl Quantity {
         Some(Self { nanos: if negative { -size } else { size } })
     }
 
+    /// The form in which Kubernetes keeps an amount (`CanonicalizeBytes`): a whole number with the largest suffix that
+    /// leaves one, binary or decimal as it was written. None if it is not written as an amount.
+    pub fn canonical(text: &str) -> Option<String> {
+        let amount = Self::parse(text)?;
+        let suffix = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+' | '-'));
+        let units = amount.nanos / NANOS;
+        // Less than 1 Ki, or not whole: a binary suffix would be of no use or would lose something.
+        if suffix.ends_with('i') && units.abs() >= 1024 && amount.nanos % NANOS == 0 {
+            let (number, power) = without(units, 1024, BINARY.len() - 1);
+            return Some(format!("{number}{}", BINARY[power]));
+        }
+        let (number, power) = without(amount.nanos, 1000, DECIMAL.len() - 1);
+        let is_exponent = suffix.len() > 1 && suffix.starts_with(['e', 'E']) && !suffix.ends_with('i');
+        Some(match (number, 3 * i32::try_from(power).unwrap_or(0) - 9) {
+            (0, _) => "0".to_owned(),
+            (number, exponent) if is_exponent && exponent != 0 => format!("{number}e{exponent}"),
+            _ => format!("{number}{}", DECIMAL[power]),
+        })
+    }
+
     /// In thousandths, such as of a CPU, rounded away from zero.
     pub fn millis(self) -> i64 {
         self.rounded(NANOS / 1000)
@@ -90,6 +110,21 @@ impl DivCeil for i128 {
     fn div_ceil_of(self, by: i128) -> i128 {
         self / by + i128::from(self % by != 0)
     }
+}
+
+/// Suffixes by the power of 1024.
+const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+/// Suffixes by the power of 1000, from billionths.
+const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+
+/// `number` without `factor` as often as it divides it, at most `most` times; and how often that was.
+fn without(mut number: i128, factor: i128, most: usize) -> (i128, usize) {
+    let mut times = 0;
+    while times < most && number % factor == 0 {
+        number /= factor;
+        times += 1;
+    }
+    (number, times)
 }
 
 /// The powers of two and of ten that a suffix stands for.
@@ -188,6 +223,37 @@ mod tests {
     }
 
     #[test]
+    fn amounts_are_kept_as_kubernetes_writes_them() {
+        for (text, expected) in [
+            ("0", "0"),
+            ("0Gi", "0"),
+            ("-0", "0"),
+            ("0.5", "500m"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("+2", "2"),
+            ("2000", "2k"),
+            ("1024", "1024"),
+            ("1024Mi", "1Gi"),
+            ("1536Mi", "1536Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Ki", "512"),
+            ("-2048Ki", "-2Mi"),
+            ("1.0001Ki", "1024102400u"),
+            ("2e3", "2e3"),
+            ("2E4", "20e3"),
+            ("5e0", "5"),
+            ("1e-3", "1e-3"),
+            ("1E", "1E"),
+            ("1Ei", "1Ei"),
+            ("0.0000000001", "1n"),
+        ] {
+            assert_eq!(Quantity::canonical(text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(Quantity::canonical("1Q"), None);
+    }
+
+    #[test]
     fn what_is_too_fine_or_too_large_is_rounded_or_capped() {
         assert_eq!(read("0.00000000000000000000000000000000000000000000001"), read("1n"));
         assert_eq!(read("1e-2000000000"), read("1n"));
@@ -213,7 +279,10 @@ mod tests {
 
         #[test]
         fn no_text_is_a_panic(text in "[-+]?[0-9.]{0,60}[eEinumkKMGTP]{0,2}[-+]?[0-9]{0,12}") {
-            let _ = Quantity::parse(&text);
+            if let Some(written) = Quantity::canonical(&text) {
+                prop_assert_eq!(Quantity::parse(&written), Quantity::parse(&text));
+                prop_assert_eq!(Quantity::canonical(&written), Some(written));
+            }
         }
     }
 }

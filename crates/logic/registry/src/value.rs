@@ -1,6 +1,6 @@
 //! Reading and writing JSON without trusting its shape: a wrong type reads as absent.
 
-use minisvc_apimachinery::storage::Stored;
+use minisvc_apimachinery::{Quantity, storage::Stored};
 use serde_json::{Map, Value, json};
 
 /// The value at a JSON pointer; null reads as absent.
@@ -32,6 +32,24 @@ pub(crate) fn items_mut<'v>(value: &'v mut Value, pointer: &str) -> impl Iterato
 pub(crate) fn strings<'v>(value: &'v Value, pointer: &str) -> impl Iterator<Item = (&'v str, &'v str)> {
     let map = value.pointer(pointer).and_then(Value::as_object);
     map.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
+}
+
+/// Writes an amount in the form it is kept in; what is none stays, for validation to refuse.
+pub(crate) fn keep_amount(amount: &mut Value) {
+    let said = match amount {
+        Value::String(text) => Quantity::canonical(text),
+        Value::Number(number) => Quantity::canonical(&number.to_string()),
+        _ => None,
+    };
+    if let Some(said) = said {
+        *amount = said.into();
+    }
+}
+
+/// The same for each amount of the map at a JSON pointer.
+pub(crate) fn keep_amounts(value: &mut Value, pointer: &str) {
+    let amounts = value.pointer_mut(pointer).and_then(Value::as_object_mut);
+    amounts.into_iter().flat_map(Map::values_mut).for_each(keep_amount);
 }
 
 /// The object under a key, made if it is absent or null. None if `value` or what is there is no object.

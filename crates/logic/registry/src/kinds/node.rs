@@ -7,7 +7,7 @@ use crate::{
     strategy::Strategy,
     syntax,
     table::{Column, age, name},
-    value::{at, items, parse, set, strings, text},
+    value::{at, items, keep_amounts, parse, set, strings, text},
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -33,6 +33,7 @@ impl Strategy for Nodes {
         } else if one.is_empty() && !first.is_empty() {
             set(object, "spec", "podCIDR", first);
         }
+        ["/status/capacity", "/status/allocatable"].iter().for_each(|list| keep_amounts(object, list));
     }
 
     fn prepare_create(&self, _object: &mut Value, _subject: &Subject<'_>) {

@@ -5,25 +5,16 @@
 //! count nor limit anything else, so all else is refused by name.
 
 use super::validate;
-use crate::value::{at, fill, items, items_mut};
+use crate::value::{at, fill, items, items_mut, keep_amounts};
 use minisvc_apimachinery::{Cause, Quantity};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 const SERVED: [&str; 2] = ["cpu", "memory"];
 
-/// Writes numbers as the strings that amounts are.
+/// Writes amounts as they are kept.
 pub(super) fn default(container: &mut Value) {
     fill(container, "resources", json!({}));
-    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
-    for list in ["limits", "requests"] {
-        for amount in
-            resources.get_mut(list).and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut)
-        {
-            if amount.is_number() {
-                *amount = amount.to_string().into();
-            }
-        }
-    }
+    ["/resources/limits", "/resources/requests"].iter().for_each(|list| keep_amounts(container, list));
 }
 
 /// Makes limits of a Pod's containers requests where there are none. Templates of Pods stay as they are.
@@ -119,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_requests_and_numbers_are_strings() {
+    fn limits_are_requests_and_amounts_are_written_in_one_way() {
         let filled =
-            container(json!({ "limits": { "cpu": 1, "memory": "1Gi" }, "requests": { "cpu": 0.5 } }));
-        let expected = json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "0.5", "memory": "1Gi" } });
+            container(json!({ "limits": { "cpu": 1, "memory": "1024Mi" }, "requests": { "cpu": 0.5 } }));
+        let expected = json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m", "memory": "1Gi" } });
         assert_eq!(filled["resources"], expected);
         assert_eq!(container(json!({}))["resources"], json!({}));
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     syntax,
-    value::{at, fill, int, is_blank, items, items_mut, text},
+    value::{at, fill, int, is_blank, items, items_mut, keep_amount, text},
 };
 use minisvc_apimachinery::{Cause, quantity::Quantity};
 use serde_json::{Map, Value, json};
@@ -33,6 +33,9 @@ pub(super) fn default(spec: &mut Value) {
         let Some(map) = volume.as_object_mut() else { continue };
         if !map.iter().any(|(field, value)| field != "name" && !value.is_null()) {
             map.insert("emptyDir".to_owned(), json!({}));
+        }
+        if let Some(limit) = volume.pointer_mut("/emptyDir/sizeLimit") {
+            keep_amount(limit);
         }
         for kind in ["configMap", "downwardAPI", "projected", "secret"] {
             if let Some(source) = volume.get_mut(kind).filter(|source| source.is_object()) {
