@@ -65,6 +65,7 @@ fn pods_live_in_their_nodes_network() {
     ports_are_forwarded_to_them(&lab);
     ports_of_the_node_lead_to_a_pod(&lab);
     they_are_on_every_address(&lab);
+    who_finds_no_place_has_failed(&lab);
     who_comes_late_is_told(&lab);
     a_flow_follows_its_port(&lab);
     an_end_is_seen(&lab);
@@ -193,6 +194,48 @@ fn they_are_on_every_address(lab: &Lab) {
     lab.lab(&format!("exec node1 -- ip addr add {other}/24 dev eth0")).ok();
     agree(lab, "client", &at(other, 30060), &["ports"]);
     lab.lab(&format!("exec node1 -- ip addr del {other}/24 dev eth0")).ok();
+}
+
+/// Nobody but the node looks at a Pod that names its node.
+fn who_finds_no_place_has_failed(lab: &Lab) {
+    let large = "  containers: [{name: c, image: echo, resources: {requests: {cpu: 1000}}}]\n";
+    let elsewhere = "  nodeSelector: {disk: tape}\n  containers: [{name: c, image: echo}]\n";
+    let objects = [with_ports("second"), pod("large", "node1", large), pod("elsewhere", "node1", elsewhere)];
+    apply(lab, &objects.concat().replace(", all: web", ""));
+    for (name, reason, words) in [
+        ("second", "NodePorts", "node(s) didn't have free ports for the requested pod ports"),
+        (
+            "large",
+            "OutOfcpu",
+            "Node didn't have enough resource: cpu, requested: 1000000, used: 0, capacity: ",
+        ),
+        ("elsewhere", "NodeAffinity", "node(s) didn't match Pod's node affinity/selector"),
+    ] {
+        let rejected =
+            format!("Pod was rejected: {}", if reason == "OutOfcpu" { "Node" } else { "Predicate" });
+        says(name, &["Failed", reason, &rejected, words], &["SandboxChanged"], || {
+            lab.minisvc(&format!("describe pod {name}"))
+        });
+        let row = lab.minisvc(&format!("get pod {name} --no-headers")).ok();
+        assert_eq!(row.split_whitespace().nth(2), Some(reason), "{row}");
+    }
+    agree(lab, "client", &at(NODE1, 30060), &["ports"]);
+    lab.minisvc("delete pod second large elsewhere").ok();
+
+    // Two of which one finds no place are not two without end.
+    let template = "{metadata: {labels: {app: two}}, spec: {nodeName: node2, containers: [{name: c, image: echo, ports: [{containerPort: 8080, hostPort: 30062}]}]}}";
+    apply(
+        lab,
+        &format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: two}}\nspec: {{replicas: 2, selector: {{matchLabels: {{app: two}}}}, template: {template}}}\n"
+        ),
+    );
+    says("one of two is there", &["two", "1/2"], &[], || lab.minisvc("get deployments"));
+    says("and a second try", &["Running", "NodePorts"], &["Pending"], || lab.minisvc("get pods -l app=two"));
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let pods = lab.minisvc("get pods -l app=two --no-headers").ok();
+    assert!((2..8).contains(&pods.lines().count()), "{pods}");
+    lab.minisvc("delete deployment two").ok();
 }
 
 fn who_comes_late_is_told(lab: &Lab) {

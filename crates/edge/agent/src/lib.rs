@@ -163,6 +163,7 @@ impl Agent {
             local,
             wired: wired_pods,
             last_addresses: Mutex::default(),
+            admitted: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(told::say_all(config.runtime.listen(), recorder.clone()));

@@ -1,6 +1,6 @@
 //! The life of this node's Pods: address, network, processes, status, end.
 //!
-//! One worker a Pod, at most [`PODS_MAX`]; each acts on the newest Pod object and the newest runtime record and
+//! One worker a Pod, at most [`WORKERS_MAX`]; each acts on the newest Pod object and the newest runtime record and
 //! repeats what failed. What a Pod needs to be taken over after a restart is in the runtime's records; an address
 //! that was given but whose Pod was not started yet is simply given again.
 //!
@@ -9,6 +9,7 @@
 //! node's own network waits for none, and has the node's addresses.
 
 mod addresses;
+mod admission;
 mod before;
 mod deadline;
 mod end;
@@ -22,7 +23,7 @@ use crate::{
     status,
 };
 pub use addresses::follow_pod_cidrs;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use minisvc_apimachinery::{ObjectKey, resource::PODS};
 use minisvc_client::{
     ApiClient, PatchKind,
@@ -43,6 +44,8 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// More Pods than this are not run on one node.
 pub const PODS_MAX: usize = 500;
+/// The same with those that are over or are rejected, whose objects are still there.
+const WORKERS_MAX: usize = 4 * PODS_MAX;
 /// Longest wait for a Pod's network before it is said in an Event.
 const WIRE_WAIT: Duration = Duration::from_secs(10);
 
@@ -64,6 +67,8 @@ pub struct Pods {
     pub wired: watch::Receiver<Wired>,
     /// The addresses given last, one a family, so that a freed one is given again late.
     pub last_addresses: Mutex<Vec<IpAddr>>,
+    /// The Pods that hold a place on this node and do not show it by a status yet.
+    pub admitted: Mutex<BTreeSet<String>>,
 }
 
 impl Pods {
@@ -113,7 +118,7 @@ impl Pods {
                             *known = pod;
                             changed
                         });
-                    } else if workers.len() < PODS_MAX {
+                    } else if workers.len() < WORKERS_MAX {
                         let (sender, receiver) = watch::channel(pod);
                         workers.insert(uid.to_owned(), sender);
                         tasks.spawn(Arc::clone(&self).worker(uid.to_owned(), receiver));
@@ -152,7 +157,7 @@ impl Pods {
                 Some(object) if object.metadata.deletion_timestamp.is_none() => self.keep(&uid, object).await,
                 other => tokio::select! {
                     ended = self.end(&uid, other.as_deref()) => match ended {
-                        Ok(()) => return,
+                        Ok(()) => return self.leave(&uid),
                         Err(error) => Err(error),
                     },
                     () = end::hurried(&mut pod, other.as_deref()) => continue,
@@ -200,6 +205,9 @@ impl Pods {
         if !is_over && deadline::left(pod, jiff::Timestamp::now()) == Some(Duration::ZERO) {
             self.give_up(uid, pod).await?;
         } else if !is_over && self.runtime.pod(uid).is_none() {
+            if let Some(rejection) = self.admit(uid, pod) {
+                return self.reject(uid, pod, &rejection).await;
+            }
             self.start(uid, pod).await?;
         } else if let Some(spec) = &pod.spec {
             let all = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -299,6 +307,11 @@ impl Pods {
         {
             status::fail(&mut wanted, reason, message);
         }
+        self.write(uid, pod, wanted).await
+    }
+
+    /// Makes a Pod's status what is `wanted`.
+    async fn write(&self, uid: &str, pod: &Pod, wanted: PodStatus) -> Result<(), AgentError> {
         if pod.status.as_ref() == Some(&wanted) {
             return Ok(());
         }

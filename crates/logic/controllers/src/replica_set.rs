@@ -2,8 +2,11 @@
 //!
 //! Source: kubernetes `pkg/controller/replicaset`. Invariants: while a write for a ReplicaSet does not show in the
 //! snapshot nothing more is planned for it; a new Pod's name follows from the ReplicaSet's version and a number, so a
-//! plan made twice on the same version names the same Pods and the second create fails.
+//! plan made twice on the same version names the same Pods and the second create fails. Pods that failed stay to be
+//! looked at, the newest [`failed::KEPT_MAX`]; the more of them, the later comes the next: a node that rejects what it is
+//! given must not make Pods without end.
 
+mod failed;
 mod rank;
 mod status;
 #[cfg(test)]
@@ -70,16 +73,21 @@ fn plan_one(
     let claimer = Claimer { resource: &REPLICA_SETS, key, meta: &set.metadata, selector: &selector };
     let (mine, claims) = claimer.claim(pods, &PODS, counts);
     plan.writes = claims;
+    let failed = failed::of(pods, set);
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     if set.metadata.deletion_timestamp.is_none() && plan.writes.is_empty() {
         if let Some(missing) = wanted.checked_sub(mine.len()).filter(|missing| *missing > 0) {
             // After a refusal one Pod at a time, until one is taken.
             let count = if refused.is_some() { 1 } else { missing.min(BURST) };
+            let count = if failed::must_wait(&failed, now) { 0 } else { count };
             make(snapshot, &claimer, spec.template.as_ref(), count, &mut plan);
         } else if mine.len() > wanted {
             let relatives = relatives(snapshot, pods, set);
             let doomed = rank::least_useful(&mine, &relatives, mine.len() - wanted);
             doomed.into_iter().take(BURST).for_each(|(pod, object)| remove(&claimer, pod, object, &mut plan));
+        }
+        for (pod, object) in failed.iter().skip(failed::KEPT_MAX).take(BURST) {
+            plan.writes.push(Write::delete(&PODS, pod, &object.metadata));
         }
     }
     plan.writes.extend(status::write(key, set, &mine, wanted, refused, now));

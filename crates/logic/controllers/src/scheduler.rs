@@ -8,12 +8,15 @@
 //! one, with the fewest Pods of the same kind (of the Services that select the Pod; else of the same owner; else with the same
 //! labels), then the one of which the least is taken, then the first by name. Pods of one pass count for those after them.
 
+mod admission;
 mod fit;
 mod node_affinity;
 mod places;
 mod requests;
 #[cfg(test)]
 mod tests;
+
+pub use admission::{Rejection, rejection};
 
 use crate::{
     objects::{is_over, node_of, pod_condition, selector, selects, uid},

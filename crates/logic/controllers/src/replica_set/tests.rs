@@ -129,6 +129,34 @@ fn the_least_useful_go_first() {
 }
 
 #[test]
+fn failed_pods_are_replaced_ever_later_and_few_are_kept() {
+    let mut world = World::default();
+    set(&mut world, 1);
+    let start = now();
+    let (mut made, mut waits) = (Vec::new(), Vec::new());
+    for second in 0..2000 {
+        let now = start + jiff::SignedDuration::from_secs(second);
+        let (_, plan) = plan(&world.snapshot, &Standing::default(), now).pop().unwrap();
+        let creates = plan.writes.iter().any(|write| matches!(write, Write::Create { .. }));
+        world.apply(&plan);
+        if creates {
+            waits.push(second - made.last().copied().unwrap_or_default());
+            made.push(second);
+        }
+        let fresh: Vec<ObjectKey> =
+            world.snapshot.pods.iter().filter(|(_, pod)| counts(pod)).map(|(key, _)| key.clone()).collect();
+        for key in fresh {
+            let mut pod = world.get(&PODS, &key).unwrap();
+            pod["metadata"]["creationTimestamp"] = json!(now.to_string());
+            pod["status"]["phase"] = json!("Failed");
+            world.add(&PODS, pod);
+        }
+    }
+    assert_eq!(waits[..11], [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+    assert_eq!(world.snapshot.pods.len(), failed::KEPT_MAX);
+}
+
+#[test]
 fn a_refusal_is_told_and_tried_one_pod_at_a_time() {
     let mut world = World::default();
     set(&mut world, 5);

@@ -28,15 +28,15 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn new(key: &'a ObjectKey, node: &'a Node) -> Self {
+    pub(super) fn new(name: &'a str, node: &'a Node) -> Self {
         let status = node.status.as_ref();
         let allocatable = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
         let allocatable = requests::amounts(allocatable);
         Self {
-            name: &key.name,
+            name,
             node,
             taints: taints::effective(node),
-            room: allocatable.get("pods").map(|pods| usize::try_from(pods.units()).unwrap_or(0)),
+            room: allocatable.get(requests::PODS).map(|pods| usize::try_from(pods.units()).unwrap_or(0)),
             allocatable,
             pods: 0,
             used: Amounts::new(),
@@ -83,7 +83,8 @@ pub(super) struct Places<'a> {
 
 impl<'a> Places<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        let all: Vec<Place<'a>> = snapshot.nodes.iter().map(|(key, node)| Place::new(key, node)).collect();
+        let all: Vec<Place<'a>> =
+            snapshot.nodes.iter().map(|(key, node)| Place::new(&key.name, node)).collect();
         let by_name = all.iter().enumerate().map(|(index, place)| (place.name, index)).collect();
         let mut places = Self { all, by_name };
         for (_, pod, index) in places.placed(snapshot) {

@@ -11,6 +11,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 pub(super) const CPU: &str = "cpu";
 pub(super) const MEMORY: &str = "memory";
+/// How a node says how many Pods it takes.
+pub(super) const PODS: &str = "pods";
 /// What a container that does not say is taken for when nodes are compared, as in Kubernetes: 100m CPU, 200 MiB.
 const USUAL: [(&str, Quantity); 2] =
     [(CPU, Quantity::from_millis(100)), (MEMORY, Quantity::from_units(200 << 20))];
