@@ -4,9 +4,10 @@
 //! be asked for is an error: nothing is started on a guess.
 
 use crate::AgentError;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use minisvc_apimachinery::{
     ObjectKey, Resource,
+    references::{References, references},
     resource::{CONFIG_MAPS, SECRETS},
 };
 use minisvc_client::ApiClient;
@@ -44,7 +45,7 @@ impl Sources {
     /// If the API does not tell.
     pub async fn read(client: &ApiClient, pod: &Pod) -> Result<Self, AgentError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let (config_maps, secrets) = named(pod);
+        let References { config_maps, secrets } = references(pod);
         Ok(Self {
             config_maps: objects(client, &CONFIG_MAPS, namespace, config_maps).await?,
             secrets: objects(client, &SECRETS, namespace, secrets).await?,
@@ -73,37 +74,8 @@ async fn objects<T: DeserializeOwned>(
 
 /// Whether a Pod's files or environment may change while it runs.
 pub fn may_change(pod: &Pod) -> bool {
-    let (config_maps, secrets) = named(pod);
+    let References { config_maps, secrets } = references(pod);
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let mut kinds = volumes.map(|volume| (volume.downward_api.is_some(), volume.projected.is_some()));
     !config_maps.is_empty() || !secrets.is_empty() || kinds.any(|(fields, parts)| fields || parts)
-}
-
-/// All containers of a spec.
-pub fn containers(spec: Option<&PodSpec>) -> impl Iterator<Item = &Container> {
-    spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
-}
-
-/// The names of the ConfigMaps and of the Secrets that a Pod names.
-fn named(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut config_maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    for container in containers(pod.spec.as_ref()) {
-        for list in container.env_from.iter().flatten() {
-            config_maps.extend(list.config_map_ref.iter().map(|source| source.name.clone()));
-            secrets.extend(list.secret_ref.iter().map(|source| source.name.clone()));
-        }
-        for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
-            config_maps.extend(from.config_map_key_ref.iter().map(|source| source.name.clone()));
-            secrets.extend(from.secret_key_ref.iter().map(|source| source.name.clone()));
-        }
-    }
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
-        secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
-        for part in volume.projected.iter().flat_map(|source| source.sources.iter().flatten()) {
-            config_maps.extend(part.config_map.iter().map(|source| source.name.clone()));
-            secrets.extend(part.secret.iter().map(|source| source.name.clone()));
-        }
-    }
-    (config_maps, secrets)
 }

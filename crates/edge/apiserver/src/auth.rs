@@ -11,7 +11,14 @@ pub(crate) use tokens::Tokens;
 
 use crate::path::Target;
 use http::HeaderMap;
-use minisvc_apimachinery::{ObjectKey, Status, join, storage::Read};
+use k8s_openapi::api::core::v1::Pod;
+use memchr::memmem;
+use minisvc_apimachinery::{
+    ObjectKey, Status, join,
+    references::{References, references},
+    resource::{CONFIG_MAPS, PODS},
+    storage::Read,
+};
 use minisvc_registry::AccountRole;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
@@ -95,6 +102,8 @@ pub(crate) enum Guard {
     Named(String),
     /// The stored Pod is bound to this node.
     BoundTo(String),
+    /// A Pod that is bound to this node names the object.
+    NamedByPodsOf(String),
 }
 
 /// A request, as far as authorization is concerned.
@@ -102,6 +111,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) user: &'a User,
     pub(crate) verb: &'static str,
     pub(crate) target: &'a Target,
+    /// `fieldSelector` of a list or a watch, as it was sent; else empty.
+    pub(crate) fields: &'a str,
 }
 
 /// Decides on a request for objects.
@@ -117,6 +128,7 @@ pub(crate) fn authorize(asked: &Asked<'_>) -> Result<Guard, Status> {
         subresource,
         namespace,
         name,
+        fields: asked.fields,
     };
     decide(asked.user, &attributes).ok_or_else(|| asked.forbidden(""))
 }
@@ -157,6 +169,36 @@ pub(crate) fn is_bound_to(view: &dyn Read, storage_key: &str, node: &str) -> Opt
     Some(pod?.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node))
 }
 
+/// Whether a Pod that is bound to this node names a ConfigMap or a Secret.
+///
+/// Source: kubernetes `plugin/pkg/auth/authorizer/node`, which keeps a graph of it. Here each question reads the Pods of the
+/// namespace; but of those only the few are decoded in whose bytes both names are found.
+pub(crate) fn is_named_by_pods_of(
+    view: &dyn Read,
+    plural: &str,
+    namespace: &str,
+    name: &str,
+    node: &str,
+) -> bool {
+    let (of_name, of_node) = (memmem::Finder::new(name), memmem::Finder::new(node));
+    let names = |pod: &Pod| {
+        let References { config_maps, secrets } = references(pod);
+        let names = if plural == CONFIG_MAPS.plural { config_maps } else { secrets };
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node) && names.contains(name)
+    };
+    let mut found = false;
+    if !namespace.is_empty() && !name.is_empty() {
+        view.scan(&PODS.storage_prefix(Some(namespace)), None, &mut |_, stored| {
+            let bytes = &stored.value;
+            found = of_name.find(bytes).is_some()
+                && of_node.find(bytes).is_some()
+                && serde_json::from_slice::<Pod>(bytes).is_ok_and(|pod| names(&pod));
+            !found
+        });
+    }
+    found
+}
+
 impl Asked<'_> {
     fn forbidden(&self, detail: &str) -> Status {
         let Target { resource, namespace, name, subresource } = self.target;
@@ -195,6 +237,13 @@ impl Asked<'_> {
                 }
                 Err(self.forbidden(&format!(": node {node:?} can only write pods that are bound to it")))
             }
+            Guard::NamedByPodsOf(node) => {
+                let Target { resource, namespace, name, .. } = self.target;
+                if is_named_by_pods_of(view, resource.plural, namespace, name, node) {
+                    return Ok(());
+                }
+                Err(self.forbidden(&format!(": no relationship found between node '{node}' and this object")))
+            }
         }
     }
 }
@@ -205,17 +254,24 @@ mod tests {
     use crate::path::{Route, parse};
 
     fn decide(user: &User, verb: &'static str, path: &str) -> Result<Guard, String> {
-        let Ok(Route::Resource(target)) = parse(path) else { return Err(format!("no path {path}")) };
-        authorize(&Asked { user, verb, target: &target }).map_err(|status| status.message)
+        let bare = path.split('?').next().unwrap_or_default();
+        let Ok(Route::Resource(target)) = parse(bare) else { return Err(format!("no path {path}")) };
+        let (_, fields) = path.split_once("?fieldSelector=").unwrap_or_default();
+        authorize(&Asked { user, verb, target: &target, fields }).map_err(|status| status.message)
     }
 
     #[test]
     fn nodes_read_what_they_need_and_write_only_their_own() {
         let node = User::new("system:node:n1", join::NODES);
         let own = Ok(Guard::None);
-        for path in ["/api/v1/services", "/api/v1/pods", "/api/v1/nodes/n2", "/api/v1/namespaces/a/secrets/x"]
-        {
+        for path in ["/api/v1/services", "/api/v1/pods", "/api/v1/nodes/n2"] {
             assert_eq!(decide(&node, if path.matches('/').count() > 3 { "get" } else { "watch" }, path), own);
+        }
+        for path in ["/api/v1/namespaces/a/secrets/x", "/api/v1/namespaces/a/configmaps/x"] {
+            assert_eq!(decide(&node, "get", path), Ok(Guard::NamedByPodsOf("n1".into())));
+        }
+        for fields in ["type=kubernetes.io/tls", "metadata.namespace=a,type==kubernetes.io/tls"] {
+            assert_eq!(decide(&node, "watch", &format!("/api/v1/secrets?fieldSelector={fields}")), own);
         }
         assert_eq!(decide(&node, "patch", "/api/v1/nodes/n1/status"), own);
         assert_eq!(decide(&node, "create", "/api/v1/nodes"), Ok(Guard::Named("n1".into())));
@@ -243,6 +299,12 @@ mod tests {
             ("create", "/api/v1/namespaces/a/services"),
             ("update", "/api/v1/namespaces/a/services/x/status"),
             ("deletecollection", "/api/v1/namespaces/a/pods"),
+            ("list", "/api/v1/secrets"),
+            ("watch", "/api/v1/namespaces/a/secrets?fieldSelector=metadata.name=x"),
+            ("list", "/api/v1/secrets?fieldSelector=type!=kubernetes.io/tls"),
+            ("list", "/api/v1/secrets?fieldSelector=metadata.namespace!=a\\,type=kubernetes.io/tls"),
+            ("list", "/api/v1/namespaces/a/configmaps"),
+            ("watch", "/api/v1/configmaps?fieldSelector=type=kubernetes.io/tls"),
         ] {
             assert!(decide(&node, verb, path).is_err(), "{verb} {path}");
         }

@@ -164,7 +164,11 @@ async fn objects(
     let verb =
         verb.ok_or_else(|| Status::method_not_supported(target.resource, request.method().as_str()))?;
     (labels.verb, labels.resource) = (verb, target.resource.plural);
-    let asked = Asked { user, verb, target };
+    let fields = match verb {
+        "list" | "watch" => parameters.get("fieldSelector").unwrap_or_default(),
+        _ => "",
+    };
+    let asked = Asked { user, verb, target, fields };
     let guard = auth::authorize(&asked)?;
     if !is_served(target, verb) {
         let subresource = target.subresource.as_str();

@@ -115,7 +115,7 @@ fn rules(user: &User, spec: &Value) -> Result<Value, Status> {
                 json!({"verbs": rule.verbs, "apiGroups": [rule.group], "resources": rule.resources});
             match (rule.limit, user.node()) {
                 (auth::Limit::OwnName, Some(node)) => value["resourceNames"] = json!([node]),
-                (auth::Limit::Bound, _) => incomplete = true,
+                (auth::Limit::Bound | auth::Limit::Named | auth::Limit::Certificates, _) => incomplete = true,
                 _ => {}
             }
             resources.push(value);
@@ -126,7 +126,8 @@ fn rules(user: &User, spec: &Value) -> Result<Value, Status> {
     }
     let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete});
     if incomplete {
-        status["evaluationError"] = json!("a node writes only pods that are bound to it");
+        status["evaluationError"] =
+            json!("a node writes only pods that are bound to it, and reads only what they name");
     }
     Ok(status)
 }
@@ -152,11 +153,16 @@ fn access(api: &ApiServer, user: &User, spec: &Value) -> Value {
         subresource: text(asked, "subresource"),
         namespace: text(asked, "namespace"),
         name: text(asked, "name"),
+        fields: asked.get("fieldSelector").map_or("", |selector| text(selector, "rawSelector")),
     };
     let allowed = match auth::decide(user, &attributes) {
         Some(Guard::BoundTo(node)) => {
             let key = PODS.storage_key(&ObjectKey::new(attributes.namespace, attributes.name));
             auth::is_bound_to(&api.store.view(), &key, &node).unwrap_or(false)
+        }
+        Some(Guard::NamedByPodsOf(node)) => {
+            let Attributes { resource, namespace, name, .. } = attributes;
+            auth::is_named_by_pods_of(&api.store.view(), resource, namespace, name, &node)
         }
         decided => decided.is_some(),
     };

@@ -75,7 +75,7 @@ impl Write<'_> {
         let (user, verb, target, guard) =
             (self.user.clone(), self.verb, self.target.clone(), self.guard.clone());
         let check = move |view: &dyn Read, sent: Option<&Value>| {
-            Asked { user: &user, verb, target: &target }.check(&guard, view, sent)
+            Asked { user: &user, verb, target: &target, fields: "" }.check(&guard, view, sent)
         };
         commit(self.store, self.cluster, manager, dry_run, move |context, view| {
             check(view, sent.as_ref())?;
@@ -175,7 +175,7 @@ impl Write<'_> {
         let warnings = check_apply(validation, self.sent_kind(), &decoded)?;
         let (key, subresource) = (self.key(), self.subresource());
         // What is not there is made, by those who may.
-        let create = Asked { user: self.user, verb: "create", target: self.target };
+        let create = Asked { user: self.user, verb: "create", target: self.target, fields: "" };
         let may_create = auth::authorize(&create).map(drop);
         let applied = self.commit(manager, None, move |context, view, _| {
             if view.get(&resource.storage_key(&key)).is_none() {

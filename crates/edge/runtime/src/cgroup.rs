@@ -222,8 +222,13 @@ fn cpu(limits: Limits, is_unified: bool) -> Vec<Setting> {
 fn memory(limits: Limits, is_unified: bool) -> Vec<Setting> {
     let Some(bytes) = limits.memory_bytes.filter(|bytes| *bytes > 0) else { return Vec::new() };
     match is_unified {
-        // Without swap, as the kubelet has it; a kernel without swap has no such file.
-        true => vec![setting("memory.max", bytes, true), setting("memory.swap.max", 0, false)],
+        // Without swap, and all of a container ends at once when it wants too much, as the kubelet has it; a kernel without
+        // swap has no file for it.
+        true => vec![
+            setting("memory.max", bytes, true),
+            setting("memory.swap.max", 0, false),
+            setting("memory.oom.group", 1, false),
+        ],
         false => vec![
             setting("memory.limit_in_bytes", bytes, true),
             setting("memory.memsw.limit_in_bytes", bytes, false),
@@ -315,7 +320,10 @@ mod tests {
             said(cpu(limits, false)),
             ["cpu.shares 512", "cpu.cfs_period_us 100000", "cpu.cfs_quota_us 150000"]
         );
-        assert_eq!(said(memory(limits, true))[0], "memory.max 67108864");
+        assert_eq!(
+            said(memory(limits, true)),
+            ["memory.max 67108864", "memory.swap.max 0", "memory.oom.group 1"]
+        );
         assert_eq!(said(memory(limits, false))[0], "memory.limit_in_bytes 67108864");
         let little = Limits { cpu_millis: Some(1), ..Limits::default() };
         assert_eq!(said(cpu(little, true)), ["cpu.max 1000 100000"]);

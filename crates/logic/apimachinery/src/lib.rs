@@ -34,6 +34,7 @@ pub mod managed;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod references;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -8,10 +8,13 @@ use super::{Guard, User, tokens::ACCOUNTS};
 use minisvc_apimachinery::{
     join,
     resource::{self, RESOURCES, SECRETS},
+    selector::FieldSelector,
 };
 use minisvc_registry::AccountRole;
 use std::{collections::BTreeMap, sync::LazyLock};
 
+/// Type of the Secrets that Ingresses name.
+const CERTIFICATE: &str = "kubernetes.io/tls";
 /// Namespace of the nodes' Leases.
 const NODE_LEASES: &str = "kube-node-lease";
 const ANY: &str = "*";
@@ -47,6 +50,8 @@ pub(crate) struct Attributes<'a> {
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
+    /// `fieldSelector` of a list or a watch, as it was sent.
+    pub(crate) fields: &'a str,
 }
 
 /// What a rule's objects have in common beyond their kind.
@@ -57,6 +62,10 @@ pub(crate) enum Limit {
     OwnName,
     /// They are Pods bound to the node that asks.
     Bound,
+    /// They are named by Pods that are bound to the node that asks.
+    Named,
+    /// They are Secrets that hold certificates, asked for by their type.
+    Certificates,
 }
 
 /// What is allowed.
@@ -107,6 +116,11 @@ impl Rule {
             }
             (Limit::OwnName, Some(node)) => (asked.name == node).then_some(Guard::None),
             (Limit::Bound, Some(node)) => Some(Guard::BoundTo(node.to_owned())),
+            (Limit::Named, Some(node)) => Some(Guard::NamedByPodsOf(node.to_owned())),
+            (Limit::Certificates, Some(_)) => {
+                let fields = FieldSelector::parse(asked.fields, &SECRETS).ok()?;
+                (fields.exact("type") == Some(CERTIFICATE)).then_some(Guard::None)
+            }
             (_, None) => None,
         }
     }
@@ -168,7 +182,7 @@ static VIEW: LazyLock<Role> = LazyLock::new(|| {
 
 /// Kubernetes' `system:node` with what its node authorizer and NodeRestriction add.
 static NODE: LazyLock<Role> = LazyLock::new(|| {
-    let readable = ["configmaps", "namespaces", "nodes", "pods", "secrets", "services"];
+    let readable = ["namespaces", "nodes", "pods", "services"];
     let leases = |verbs| Rule {
         namespace: NODE_LEASES,
         limit: Limit::OwnName,
@@ -177,6 +191,9 @@ static NODE: LazyLock<Role> = LazyLock::new(|| {
     Role {
         rules: vec![
             Rule::new(READ, "", &readable),
+            Rule::new(&["get"], "", &["configmaps", "secrets"]).limited(Limit::Named),
+            // Each node is a way in for every Ingress.
+            Rule::new(&["list", "watch"], "", &["secrets"]).limited(Limit::Certificates),
             Rule::new(READ, "discovery.k8s.io", &["endpointslices"]),
             Rule::new(READ, "networking.k8s.io", &["ingresses", "ingressclasses", "servicecidrs"]),
             Rule::new(READ, "coordination.k8s.io", &["leases"]),

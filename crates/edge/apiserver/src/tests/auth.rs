@@ -114,3 +114,41 @@ async fn a_node_writes_its_own_and_no_more() {
     assert_eq!(node.post(CONFIG_MAPS, &config_map("a", json!({}))).await.code, 403);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_node_reads_what_its_pods_name_and_no_more() {
+    let server = Server::start().await;
+    let mut admin = server.admin().await;
+    let mut node = server.client(Some(&server.pki.node)).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for name in ["mine", "other", "nobodys"] {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+        admin.post(secrets, &secret).await.expect(201);
+        admin.post(CONFIG_MAPS, &config_map(name, json!({}))).await.expect(201);
+    }
+    for (name, on) in [("mine", Some("node1")), ("other", Some("node2")), ("nobodys", None)] {
+        // Its own name says nothing, nor does a word of its own.
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"on": "node1"}},
+            "spec": {"nodeName": on, "containers": [{"name": "c", "image": "echo", "args": ["other", "nobodys"],
+                "envFrom": [{"configMapRef": {"name": name}}]}],
+                "volumes": [{"name": "v", "secret": {"secretName": name}}]}});
+        admin.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    }
+    for kind in [secrets, CONFIG_MAPS] {
+        node.get(&format!("{kind}/mine")).await.expect(200);
+        for name in ["other", "nobodys", "absent"] {
+            let refused = node.get(&format!("{kind}/{name}")).await;
+            assert_eq!(refused.code, 403, "{kind}/{name}");
+            let words = "no relationship found between node 'node1' and this object";
+            assert!(refused.message().ends_with(words), "{}", refused.message());
+        }
+        assert_eq!(node.get(kind).await.code, 403);
+    }
+    let certificates = node.get("/api/v1/secrets?fieldSelector=type%3Dkubernetes.io/tls").await;
+    assert_eq!(certificates.expect(200)["items"], json!([]));
+    let now = json!({"gracePeriodSeconds": 0}).to_string();
+    let mine = "/api/v1/namespaces/default/pods/mine";
+    admin.send(Method::DELETE, mine, "application/json", now).await.expect(200);
+    assert_eq!(node.get(&format!("{secrets}/mine")).await.code, 403);
+    server.stop().await;
+}
