@@ -15,6 +15,7 @@ pub(crate) fn namespaces_have_accounts(kubectl: &Kubectl<'_>) {
     assert!(bundle.starts_with("-----BEGIN CERTIFICATE-----"), "{bundle}");
     assert!(kubectl.ok("config view --raw").contains("certificate-authority-data"));
     tokens_are_made(kubectl);
+    pods_have_tokens(kubectl);
     assert_eq!(kubectl.ok("delete sa robot"), "serviceaccount \"robot\" deleted\n");
 }
 
@@ -44,4 +45,46 @@ fn tokens_are_made(kubectl: &Kubectl<'_>) {
         kubectl.ok("create token robot --bound-object-kind=Secret --bound-object-name=password -o yaml");
     assert!(yaml.contains("kind: TokenRequest") && yaml.contains("expirationTimestamp"), "{yaml}");
     assert!(kubectl.ok("get --raw /openid/v1/jwks").contains("ES256"));
+}
+
+const WITH_TOKENS: &str = r#"{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {
+  serviceAccountName: robot, restartPolicy: Never, terminationGracePeriodSeconds: 0,
+  volumes: [{name: other, projected: {sources: [{serviceAccountToken: {path: vault, audience: vault, expirationSeconds: 600}}]}}],
+  containers: [{name: c, image: host, workingDir: /tmp,
+    command: [sh, -c, "kubectl get pods echo && kubectl auth whoami && cat /other/vault && echo && kubectl delete pod echo"],
+    env: [{name: HOME, value: /tmp}],
+    volumeMounts: [{name: other, mountPath: /other}]}]}}"#;
+
+/// As client libraries do in a Pod: the API's address from the environment, the rest from the volume.
+fn pods_have_tokens(kubectl: &Kubectl<'_>) {
+    kubectl.of(&["apply", "-f", "-"], WITH_TOKENS).ok();
+    says("the Pod has ended", &["Error"], &[], || kubectl.run("get pod client"));
+    let said = kubectl.ok("logs client");
+    for part in ["echo   1/1", "system:serviceaccount:default:robot", "pod-name", "client", "node-name"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let refused = r#"User "system:serviceaccount:default:robot" cannot delete resource "pods""#;
+    assert!(said.contains(refused), "{said}");
+    let described = kubectl.ok("describe pod client");
+    for part in [
+        "/var/run/secrets/kubernetes.io/serviceaccount from kube-api-access-",
+        "TokenExpirationSeconds:  3607",
+    ] {
+        assert!(described.contains(part), "{described}");
+    }
+    // A token for somebody else is none for the API, and ends with its Pod.
+    let vault =
+        said.lines().find(|line| line.starts_with("ey")).unwrap_or_else(|| panic!("{said}")).to_owned();
+    assert!(kubectl.run(&format!("--token={vault} get pods")).refused().contains("Unauthorized"));
+    let review = |audience: &str| {
+        let review = format!(
+            "{{apiVersion: authentication.k8s.io/v1, kind: TokenReview, spec: {{token: {vault}, audiences: [{audience}]}}}}"
+        );
+        kubectl
+            .of(&["create", "--validate=false", "-o", "jsonpath={.status.authenticated}", "-f", "-"], &review)
+            .ok()
+    };
+    assert_eq!((review("vault"), review("other")), ("true".to_owned(), String::new()));
+    kubectl.ok("delete pod client");
+    assert_eq!(review("vault"), "");
 }

@@ -25,6 +25,7 @@ mod pods;
 mod services;
 mod sources;
 mod status;
+mod tokens;
 mod told;
 mod tunnel;
 
@@ -164,6 +165,7 @@ impl Agent {
             wired: wired_pods,
             last_addresses: Mutex::default(),
             admitted: Mutex::default(),
+            tokens: tokens::Tokens::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(told::say_all(config.runtime.listen(), recorder.clone()));

@@ -21,6 +21,7 @@ use crate::{
     pod_dns,
     sources::{self, Sources},
     status,
+    tokens::Tokens,
 };
 pub use addresses::follow_pod_cidrs;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -69,6 +70,8 @@ pub struct Pods {
     pub last_addresses: Mutex<Vec<IpAddr>>,
     /// The Pods that hold a place on this node and do not show it by a status yet.
     pub admitted: Mutex<BTreeSet<String>>,
+    /// Tokens that Pods have.
+    pub tokens: Tokens,
 }
 
 impl Pods {
@@ -254,7 +257,7 @@ impl Pods {
         netns: Option<PathBuf>,
         dns: PodDns,
     ) -> Result<(PodBundle, Contents), AgentError> {
-        let sources = Sources::read(&self.client, pod).await?;
+        let sources = Sources::read(&self.client, &self.tokens, pod).await?;
         let services =
             self.snapshots.borrow().as_ref().map(|snapshot| snapshot.services.clone()).unwrap_or_default();
         let facts = NodeFacts {

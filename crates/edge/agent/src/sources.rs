@@ -1,9 +1,12 @@
-//! The ConfigMaps and Secrets that a Pod names, read when it is started and every few seconds while it runs.
+//! The ConfigMaps and Secrets that a Pod names, and its tokens, read when it is started and every few seconds while it runs.
 //!
 //! Invariants: only what the Pod names is read; an object that is not there is known to be missing, and one that could not
 //! be asked for is an error: nothing is started on a guess.
 
-use crate::AgentError;
+use crate::{
+    AgentError,
+    tokens::{Tokens, Wish},
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use minisvc_apimachinery::{
     ObjectKey, Resource,
@@ -36,6 +39,8 @@ pub struct Sources {
     pub config_maps: BTreeMap<String, ConfigMap>,
     /// Secrets of its namespace.
     pub secrets: BTreeMap<String, Secret>,
+    /// Tokens of its ServiceAccount.
+    pub tokens: BTreeMap<Wish, String>,
 }
 
 impl Sources {
@@ -43,12 +48,13 @@ impl Sources {
     ///
     /// # Errors
     /// If the API does not tell.
-    pub async fn read(client: &ApiClient, pod: &Pod) -> Result<Self, AgentError> {
+    pub async fn read(client: &ApiClient, tokens: &Tokens, pod: &Pod) -> Result<Self, AgentError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let References { config_maps, secrets } = references(pod);
         Ok(Self {
             config_maps: objects(client, &CONFIG_MAPS, namespace, config_maps).await?,
             secrets: objects(client, &SECRETS, namespace, secrets).await?,
+            tokens: tokens.of(client, pod).await?,
         })
     }
 }

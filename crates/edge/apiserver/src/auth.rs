@@ -104,6 +104,8 @@ pub(crate) enum Guard {
     BoundTo(String),
     /// A Pod that is bound to this node names the object.
     NamedByPodsOf(String),
+    /// The token that is asked for is bound to a Pod that is bound to this node.
+    TokenForPodOf(String),
 }
 
 /// A request, as far as authorization is concerned.
@@ -237,6 +239,7 @@ impl Asked<'_> {
                 }
                 Err(self.forbidden(&format!(": node {node:?} can only write pods that are bound to it")))
             }
+            Guard::TokenForPodOf(node) => self.check_token(node, view, sent),
             Guard::NamedByPodsOf(node) => {
                 let Target { resource, namespace, name, .. } = self.target;
                 if is_named_by_pods_of(view, resource.plural, namespace, name, node) {
@@ -245,6 +248,27 @@ impl Asked<'_> {
                 Err(self.forbidden(&format!(": no relationship found between node '{node}' and this object")))
             }
         }
+    }
+}
+
+impl Asked<'_> {
+    /// Source: kubernetes `plugin/pkg/admission/noderestriction` (`admitServiceAccount`).
+    fn check_token(&self, node: &str, view: &dyn Read, sent: Option<&Value>) -> Result<(), Status> {
+        let to = sent.and_then(|sent| sent.pointer("/spec/boundObjectRef"));
+        let said = |field: &str| to.and_then(|to| to.get(field)).and_then(Value::as_str).unwrap_or_default();
+        let why = if (said("kind"), said("apiVersion")) != ("Pod", "v1") || said("name").is_empty() {
+            "node requested token not bound to a pod"
+        } else if said("uid").is_empty() {
+            "node requested token with a pod binding without a uid"
+        } else {
+            let key = ObjectKey::new(&*self.target.namespace, said("name"));
+            // What is not there, or is another, is answered by the registry, as for everybody.
+            match is_bound_to(view, &PODS.storage_key(&key), node) {
+                Some(false) => "node requested token bound to a pod scheduled on a different node",
+                Some(true) | None => return Ok(()),
+            }
+        };
+        Err(self.forbidden(&format!(": {why}")))
     }
 }
 
@@ -273,6 +297,8 @@ mod tests {
         for fields in ["type=kubernetes.io/tls", "metadata.namespace=a,type==kubernetes.io/tls"] {
             assert_eq!(decide(&node, "watch", &format!("/api/v1/secrets?fieldSelector={fields}")), own);
         }
+        let token = "/api/v1/namespaces/a/serviceaccounts/x/token";
+        assert_eq!(decide(&node, "create", token), Ok(Guard::TokenForPodOf("n1".into())));
         assert_eq!(decide(&node, "patch", "/api/v1/nodes/n1/status"), own);
         assert_eq!(decide(&node, "create", "/api/v1/nodes"), Ok(Guard::Named("n1".into())));
         let pods = "/api/v1/namespaces/a/pods/x";

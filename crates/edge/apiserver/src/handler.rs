@@ -211,7 +211,7 @@ async fn objects(
         return review::answer(api, user, target, &parts.headers, &parameters, &body);
     }
     if target.subresource == "token" {
-        return token_request::answer(api, target, &parts.headers, &parameters, &body);
+        return token_request::answer(api, &asked, &guard, &parts.headers, &parameters, &body);
     }
     let write = Write {
         store: &api.store,

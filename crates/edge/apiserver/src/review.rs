@@ -115,8 +115,8 @@ fn rules(user: &User, spec: &Value) -> Result<Value, Status> {
                 json!({"verbs": rule.verbs, "apiGroups": [rule.group], "resources": rule.resources});
             match (rule.limit, user.node()) {
                 (auth::Limit::OwnName, Some(node)) => value["resourceNames"] = json!([node]),
-                (auth::Limit::Bound | auth::Limit::Named | auth::Limit::Certificates, _) => incomplete = true,
-                _ => {}
+                (auth::Limit::None | auth::Limit::OwnName, _) => {}
+                _ => incomplete = true,
             }
             resources.push(value);
         }

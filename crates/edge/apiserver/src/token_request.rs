@@ -4,8 +4,9 @@
 
 use crate::{
     ApiServer,
+    auth::{Asked, Guard},
     body::{self, Validation},
-    path::{Parameters, Target},
+    path::Parameters,
     respond, review, write,
 };
 use axum::response::Response;
@@ -17,10 +18,11 @@ use minisvc_registry::Issue;
 /// Answers a POST of a TokenRequest.
 ///
 /// # Errors
-/// 404 without the account, 400, 409 or 422 naming what is wrong with the request.
+/// 403 if it is not for whom the guard wants it, 404 without the account, 400, 409 or 422 naming what is wrong with the request.
 pub(crate) fn answer(
     api: &ApiServer,
-    target: &Target,
+    asked: &Asked<'_>,
+    guard: &Guard,
     headers: &HeaderMap,
     parameters: &Parameters,
     body: &[u8],
@@ -30,9 +32,11 @@ pub(crate) fn answer(
     review::check_kind(&TOKEN_REQUESTS, &mut request)?;
     body::dry_run(parameters)?;
     let mut warnings = Validation::of(parameters)?.check(&TOKEN_REQUESTS, &request, &decoded.duplicates)?;
-    let key = ObjectKey::new(&*target.namespace, &*target.name);
+    let view = api.store.view();
+    asked.check(guard, &view, Some(&request))?;
+    let key = ObjectKey::new(&*asked.target.namespace, &*asked.target.name);
     let issue = Issue { issuer: &api.cluster.issuer(), now: Timestamp::now(), id: &write::uid() };
-    let (claims, warning) = minisvc_registry::token_request(&api.store.view(), &key, &mut request, issue)?;
+    let (claims, warning) = minisvc_registry::token_request(&view, &key, &mut request, issue)?;
     warnings.extend(warning);
     let token =
         api.pki.account_key.sign(&claims).ok_or_else(|| Status::internal("no token could be signed"))?;

@@ -3,6 +3,7 @@
 use super::*;
 use minisvc_apimachinery::ObjectKey;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The bundle of a Pod `shop/web`, and the files of its volumes.
@@ -45,6 +46,7 @@ fn sources() -> Sources {
         .into(),
         secrets: [("s".to_owned(), serde_json::from_value(json!({"data": {"k": "aHVzaA=="}})).unwrap())]
             .into(),
+        tokens: BTreeMap::new(),
     }
 }
 

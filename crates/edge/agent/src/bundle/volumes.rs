@@ -3,6 +3,7 @@
 //! Source: kubernetes pkg/volume/{configmap,secret,downwardapi,projected}, whose words the errors have.
 
 use super::{Given, Missing, env};
+use crate::tokens::Wish;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume as Described,
 };
@@ -90,6 +91,10 @@ fn files(volume: &Described, given: &Given<'_>) -> Result<Option<Vec<VolumeFile>
                 let secret = sources.secrets.get(&source.name);
                 let secret = of_secret(&source.name, secret, source.optional == Some(true))?;
                 files.extend(secret.part(source.items.as_deref(), mode)?);
+            }
+            if let Some(source) = &part.service_account_token {
+                let token = sources.tokens.get(&Wish::of(source)).ok_or("the token is not there")?;
+                files.push(file(source.path.clone(), mode, token.clone().into_bytes()));
             }
             if let Some(source) = &part.downward_api {
                 files.extend(of_fields(source.items.as_deref(), given.pod, mode));

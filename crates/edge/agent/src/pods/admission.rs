@@ -50,6 +50,7 @@ impl Pods {
     /// A Pod has left this node.
     pub(super) fn leave(&self, uid: &str) {
         self.admitted.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.tokens.forget(uid);
     }
 
     /// Makes a Pod fail that gets no place.

@@ -64,6 +64,8 @@ pub(crate) enum Limit {
     Bound,
     /// They are named by Pods that are bound to the node that asks.
     Named,
+    /// They are tokens for Pods that are bound to the node that asks.
+    ForBound,
     /// They are Secrets that hold certificates, asked for by their type.
     Certificates,
 }
@@ -117,6 +119,7 @@ impl Rule {
             (Limit::OwnName, Some(node)) => (asked.name == node).then_some(Guard::None),
             (Limit::Bound, Some(node)) => Some(Guard::BoundTo(node.to_owned())),
             (Limit::Named, Some(node)) => Some(Guard::NamedByPodsOf(node.to_owned())),
+            (Limit::ForBound, Some(node)) => Some(Guard::TokenForPodOf(node.to_owned())),
             (Limit::Certificates, Some(_)) => {
                 let fields = FieldSelector::parse(asked.fields, &SECRETS).ok()?;
                 (fields.exact("type") == Some(CERTIFICATE)).then_some(Guard::None)
@@ -192,6 +195,7 @@ static NODE: LazyLock<Role> = LazyLock::new(|| {
         rules: vec![
             Rule::new(READ, "", &readable),
             Rule::new(&["get"], "", &["configmaps", "secrets"]).limited(Limit::Named),
+            Rule::new(&["create"], "", &["serviceaccounts/token"]).limited(Limit::ForBound),
             // Each node is a way in for every Ingress.
             Rule::new(&["list", "watch"], "", &["secrets"]).limited(Limit::Certificates),
             Rule::new(READ, "discovery.k8s.io", &["endpointslices"]),

@@ -146,6 +146,31 @@ async fn a_node_reads_what_its_pods_name_and_no_more() {
     }
     let certificates = node.get("/api/v1/secrets?fieldSelector=type%3Dkubernetes.io/tls").await;
     assert_eq!(certificates.expect(200)["items"], json!([]));
+    let tokens = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    admin
+        .post(
+            "/api/v1/namespaces/default/serviceaccounts",
+            &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}),
+        )
+        .await;
+    for (name, with_uid, why) in [
+        ("mine", true, ""),
+        ("mine", false, "node requested token with a pod binding without a uid"),
+        ("other", true, "node requested token bound to a pod scheduled on a different node"),
+        ("nobodys", true, "node requested token bound to a pod scheduled on a different node"),
+        ("", true, "node requested token not bound to a pod"),
+    ] {
+        let mut to = json!({"apiVersion": "v1", "kind": "Pod", "name": name});
+        if with_uid && !name.is_empty() {
+            let pod = admin.get(&format!("/api/v1/namespaces/default/pods/{name}")).await.expect(200);
+            to["uid"] = pod["metadata"]["uid"].clone();
+        }
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": [], "boundObjectRef": to}});
+        let answer = node.post(tokens, &request).await;
+        assert_eq!(answer.code, if why.is_empty() { 201 } else { 403 }, "{name}: {}", answer.text);
+        assert!(why.is_empty() || answer.message().ends_with(why), "{}", answer.message());
+    }
     let now = json!({"gracePeriodSeconds": 0}).to_string();
     let mine = "/api/v1/namespaces/default/pods/mine";
     admin.send(Method::DELETE, mine, "application/json", now).await.expect(200);

@@ -209,3 +209,53 @@ fn an_account_has_the_role_that_its_annotation_names() {
     says(&world.refused(new), "metadata.annotations[minisvc.io/role]");
     assert_eq!(account_role(&world.store, &robot), Some(AccountRole::Admin));
 }
+
+/// Names of the volumes of a new Pod, and of the mounts of its containers.
+fn volumes_of(world: &mut World, spec: Value) -> (Vec<String>, Vec<String>) {
+    let mut pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "g-"}, "spec": spec});
+    pod["spec"]["containers"] = json!([
+        {"name": "a", "image": "echo"},
+        {"name": "b", "image": "echo", "volumeMounts": [{"name": "own", "mountPath": TOKEN_PLACE}]}]);
+    pod["spec"]["initContainers"] = json!([{"name": "i", "image": "echo"}]);
+    pod["spec"]["volumes"] = json!([{"name": "own", "emptyDir": {}}]);
+    let made = world.create(pod).unwrap().object;
+    let list = |list: &Value, field: &str| -> Vec<String> {
+        list.as_array().into_iter().flatten().map(|item| item[field].as_str().unwrap().to_owned()).collect()
+    };
+    let spec = &made["spec"];
+    let containers = [&spec["initContainers"][0], &spec["containers"][0], &spec["containers"][1]];
+    (
+        list(&spec["volumes"], "name"),
+        containers.iter().flat_map(|c| list(&c["volumeMounts"], "name")).collect(),
+    )
+}
+
+const TOKEN_PLACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+#[test]
+fn a_pod_has_a_token_if_it_or_its_account_asks_or_the_account_has_a_role() {
+    let mut world = world();
+    let robots =
+        |automount: Value| json!({"serviceAccountName": "robot", "automountServiceAccountToken": automount});
+    let no_token = (vec!["own".to_owned()], vec!["own".to_owned()]);
+    assert_eq!(volumes_of(&mut world, json!({})), no_token);
+    assert_eq!(volumes_of(&mut world, robots(Value::Null)), no_token);
+    let (volumes, mounts) = volumes_of(&mut world, robots(json!(true)));
+    assert!(volumes.len() == 2 && volumes[1].starts_with("kube-api-access-"), "{volumes:?}");
+    assert_eq!(mounts, [&*volumes[1], &*volumes[1], "own"]);
+    world
+        .change(&SERVICE_ACCOUNTS, "robot", None, |account| {
+            account["metadata"]["annotations"] = json!({"minisvc.io/role": "view"});
+        })
+        .unwrap();
+    assert_eq!(volumes_of(&mut world, robots(Value::Null)).0.len(), 2);
+    assert_eq!(volumes_of(&mut world, robots(json!(false))), no_token);
+    world
+        .change(&SERVICE_ACCOUNTS, "robot", None, |account| {
+            account["automountServiceAccountToken"] = json!(false);
+        })
+        .unwrap();
+    assert_eq!(volumes_of(&mut world, robots(Value::Null)), no_token);
+    assert_eq!(volumes_of(&mut world, robots(json!(true))).0.len(), 2);
+}

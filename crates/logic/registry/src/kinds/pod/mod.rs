@@ -32,6 +32,7 @@ mod probes;
 mod requirements;
 mod resources;
 mod security;
+mod token;
 pub(super) mod validate;
 mod volumes;
 
@@ -72,6 +73,10 @@ impl Strategy for Pods {
             name_account(object, service_account::DEFAULT);
         }
         tolerate_for_a_while(object);
+    }
+
+    fn mutate(&self, object: &mut Value, view: &dyn Read) {
+        token::give(object, view);
     }
 
     fn validate(&self, object: &Value, _subject: &Subject<'_>) -> Vec<Cause> {

@@ -4,7 +4,7 @@
 //! anything of the node or of other machines; a type that does is refused by name.
 
 use super::{
-    env,
+    env, token,
     validate::{choice, refuse_unsupported},
 };
 use crate::{
@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 
 const VOLUMES_MAX: usize = 256;
 const TYPES: [&str; 5] = ["configMap", "downwardAPI", "emptyDir", "projected", "secret"];
-const PROJECTED: [&str; 3] = ["configMap", "downwardAPI", "secret"];
-const MODE_DEFAULT: i64 = 0o644;
+const PROJECTED: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAccountToken"];
+pub(super) const MODE_DEFAULT: i64 = 0o644;
 /// What a file of the downward API can hold, beside one label or annotation.
 const FIELDS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
@@ -40,8 +40,11 @@ pub(super) fn default(spec: &mut Value) {
         for kind in ["configMap", "downwardAPI", "projected", "secret"] {
             if let Some(source) = volume.get_mut(kind).filter(|source| source.is_object()) {
                 fill(source, "defaultMode", MODE_DEFAULT);
-                let sources: Vec<&mut Value> = items_mut(source, "/sources").collect();
-                sources.into_iter().filter_map(|s| s.get_mut("downwardAPI")).for_each(default_fields);
+                for part in items_mut(source, "/sources") {
+                    part.get_mut("downwardAPI").into_iter().for_each(default_fields);
+                    let account_token = part.get_mut("serviceAccountToken").filter(|token| token.is_object());
+                    account_token.into_iter().for_each(token::default);
+                }
                 default_fields(source);
             }
         }
@@ -105,7 +108,11 @@ fn source(volume: &Value, kind: &str, path: &str, causes: &mut Vec<Cause>) {
                 refuse_unsupported(each.as_object().unwrap_or(&empty), &path, &PROJECTED, causes);
                 for kind in PROJECTED.into_iter().filter(|kind| each.get(kind).is_some_and(Value::is_object))
                 {
-                    files(&each[kind], kind, "name", &format!("{path}.{kind}"), causes);
+                    let path = format!("{path}.{kind}");
+                    match kind {
+                        "serviceAccountToken" => token::check(&each[kind], &path, causes),
+                        _ => files(&each[kind], kind, "name", &path, causes),
+                    }
                 }
             }
         }
@@ -175,7 +182,7 @@ fn mode(object: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
 }
 
 /// Faults of a path that must stay in its volume.
-fn inside(inner: &str, path: &str, causes: &mut Vec<Cause>) {
+pub(super) fn inside(inner: &str, path: &str, causes: &mut Vec<Cause>) {
     if inner.starts_with('/') {
         causes.push(Cause::invalid(path, inner, "must be a relative path"));
     }
