@@ -34,6 +34,7 @@ fn containers_live_as_kubernetes_do() {
     given::programs_run_as_whom_they_must(&kubectl);
     given::volumes_are_filled_and_follow(&kubectl);
     given::what_a_pod_lacks_is_waited_for(&kubectl);
+    given::who_writes_too_much_is_evicted(&kubectl);
     images::come_change_and_go(&lab, &kubectl);
     copies::files_are_copied(&lab, &kubectl);
     last_words_are_shown(&kubectl);

@@ -87,3 +87,31 @@ pub fn what_a_pod_lacks_is_waited_for(kubectl: &Kubectl<'_>) {
     assert_eq!(kubectl.of(&["exec", "reads", "-c", "c", "--", "sh", "-c", "echo $A"], "").ok(), "b\n");
     kubectl.ok("delete pod mounts reads --now");
 }
+
+/// A volume on disk has a limit; what is read through a link to elsewhere does not count.
+pub fn who_writes_too_much_is_evicted(kubectl: &Kubectl<'_>) {
+    let spec = |bytes: u32| {
+        format!(
+            "  terminationGracePeriodSeconds: 1
+  volumes: [{{name: v, emptyDir: {{sizeLimit: 1024Ki}}}}]
+  containers:
+  - name: c
+    image: host
+    command: [sh, -c, \"ln -s /usr /v/link; head -c {bytes} /dev/zero > /v/file; SERVE\"]
+    volumeMounts: [{{name: v, mountPath: /v}}]
+"
+        )
+    };
+    apply(kubectl, "modest", &spec(500_000));
+    apply(kubectl, "greedy", &spec(2_000_000));
+    let words = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\"";
+    events(kubectl, "greedy", &["Evicted", words]);
+    eventually("greedy is over", LONG, || match kubectl.run("get pod greedy -o jsonpath={.status.phase}") {
+        said if said.out == "Failed" => Ok(()),
+        said => Err(format!("{said:?}")),
+    });
+    let status = kubectl.ok("get pod greedy -o jsonpath={.status.reason}:{.status.message}");
+    assert_eq!(status.trim_end(), format!("Evicted:{words}."));
+    shows(kubectl, "modest", &["1/1", "Running"]);
+    kubectl.ok("delete pod modest greedy --now");
+}

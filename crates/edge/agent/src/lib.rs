@@ -180,6 +180,7 @@ impl Agent {
             ports_at,
         ));
         tasks.spawn(pods::follow_pod_cidrs(identity.clone(), snapshots.clone(), pod_cidrs));
+        tasks.spawn(Arc::clone(&pods).evict());
         tasks.spawn(pods.run());
         let network = network::NetworkLoop {
             identity: identity.clone(),

@@ -13,6 +13,7 @@ mod admission;
 mod before;
 mod deadline;
 mod end;
+mod evict;
 
 use crate::{
     AgentError, NodeIdentity, Snapshots,

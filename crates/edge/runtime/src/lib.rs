@@ -22,6 +22,7 @@ mod runtime;
 mod spdy;
 mod sys;
 mod terminal;
+mod usage;
 
 pub mod echo;
 pub mod hidden;

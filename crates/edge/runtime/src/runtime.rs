@@ -25,7 +25,8 @@ use crate::{
     image::ImageTable,
     record::{Failure, PodRecord, PodTable, RestartDelays},
     spec::PodBundle,
-    volumes::{self, Contents, Places, VolumeKind},
+    usage,
+    volumes::{self, Contents, Places, Volume, VolumeKind},
 };
 use inner::Inner;
 use jiff::Timestamp;
@@ -300,6 +301,20 @@ impl Runtime {
                 pod.failure = Some(Failure { reason: reason.to_owned(), message: message.to_owned() });
             }
         })
+    }
+
+    /// A volume on disk that holds more than it may, of a Pod that runs; by name. Walks through the volumes: blocks.
+    pub fn overfull(&self, uid: &str) -> Option<String> {
+        let pod = self.pod(uid).filter(|pod| pod.failure.is_none() && !pod.is_finished())?;
+        let (pod_dir, disk_dir) = (self.inner.pod_dir(uid), self.inner.volume_dir(uid));
+        let places = Places { pod_dir: &pod_dir, disk_dir: &disk_dir };
+        let is_overfull = |volume: &&Volume| match volume.kind {
+            VolumeKind::Scratch { memory: false, bytes_max: Some(most) } => {
+                usage::disk_bytes(&places.of(volume)).is_ok_and(|bytes| bytes > most)
+            }
+            _ => false,
+        };
+        pod.bundle.volumes.iter().find(is_overfull).map(|volume| volume.name.clone())
     }
 
     /// Forgets a Pod that has no process any more: its records and logs are deleted.

@@ -45,7 +45,7 @@ pub enum VolumeKind {
     Scratch {
         /// In memory.
         memory: bool,
-        /// It holds so many bytes; in memory only.
+        /// It holds so many bytes; on disk, what has more is told by [`crate::Runtime::overfull`].
         bytes_max: Option<u64>,
     },
     /// Files given by the agent, which containers only read.

@@ -131,9 +131,6 @@ fn scratch(source: &Value, path: &str, causes: &mut Vec<Cause>) {
         Some(quantity) if quantity.units() < 0 => {
             causes.push(Cause::forbidden(path, "SizeLimit field must be a valid resource quantity"));
         }
-        Some(_) if text_of(source, "medium") != "Memory" => {
-            causes.push(Cause::forbidden(path, "is carried out for medium \"Memory\" only"));
-        }
         Some(_) => {}
     }
 }
