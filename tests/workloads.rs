@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Kubectl, LONG, Lab, eventually, is_there};
+use common::{Kubectl, LONG, Lab, eventually, is_there, says};
 
 const PATIENCE: &str = "--timeout=60s";
 
@@ -21,11 +21,16 @@ fn deployments_are_rolled_out_by_kubectl() {
     what_it_leaves_behind_is_taken_up(&kubectl);
     all_of_it_goes(&kubectl);
     what_a_manifest_says_no_longer_is_pruned(&kubectl);
+    pods_keep_away_from_each_other(&kubectl);
     lab.down();
 }
 
 fn rolled_out(kubectl: &Kubectl<'_>) -> String {
-    kubectl.ok(&format!("rollout status deployment/web {PATIENCE}"))
+    rolled_out_of(kubectl, "web")
+}
+
+fn rolled_out_of(kubectl: &Kubectl<'_>, name: &str) -> String {
+    kubectl.ok(&format!("rollout status deployment/{name} {PATIENCE}"))
 }
 
 fn names(kubectl: &Kubectl<'_>, kind: &str) -> Vec<String> {
@@ -153,4 +158,26 @@ fn what_a_manifest_says_no_longer_is_pruned(kubectl: &Kubectl<'_>) {
     let said = apply(&map("one"));
     assert!(said.contains("configmap/two pruned"), "{said}");
     assert_eq!(kubectl.ok("get configmaps -l set=pruned -o name").trim(), "configmap/one");
+}
+
+const APART: &str = r#"{apiVersion: apps/v1, kind: Deployment, metadata: {name: apart}, spec: {replicas: 3, selector: {matchLabels: {app: apart}},
+  template: {metadata: {labels: {app: apart}}, spec: {containers: [{name: c, image: echo}], affinity: {podAntiAffinity: {
+    requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: apart}}}]}}}}}}"#;
+
+/// One on each of the two nodes; the third has to wait until one is free.
+fn pods_keep_away_from_each_other(kubectl: &Kubectl<'_>) {
+    kubectl.of(&["apply", "-f", "-"], APART).ok();
+    eventually("two of three are there", LONG, || {
+        let row = kubectl.run("get deployment apart --no-headers");
+        if row.out.contains("2/3") { Ok(()) } else { Err(format!("{row:?}")) }
+    });
+    let words = "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.";
+    says("why the third waits", &["Pending", words, "FailedScheduling"], &[], || {
+        kubectl.run("describe pods -l app=apart")
+    });
+    kubectl.ok("scale deployment apart --replicas=2");
+    rolled_out_of(kubectl, "apart");
+    let nodes = kubectl.ok("get pods -l app=apart -o jsonpath={.items[*].spec.nodeName}");
+    assert!(nodes.contains("node1") && nodes.contains("node2"), "{nodes}");
+    kubectl.ok("delete deployment apart");
 }

@@ -51,7 +51,10 @@ const WHOLE: &[(Controller, Kinds)] = &[
     }),
     (Controller::NodeLifecycle, |a, b| a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods)),
     (Controller::Scheduler, |a, b| {
-        a.nodes.ptr_eq(&b.nodes) && a.pods.ptr_eq(&b.pods) && a.services.ptr_eq(&b.services)
+        a.nodes.ptr_eq(&b.nodes)
+            && a.pods.ptr_eq(&b.pods)
+            && a.services.ptr_eq(&b.services)
+            && a.namespaces.ptr_eq(&b.namespaces)
     }),
     (Controller::Deployment, |a, b| {
         a.deployments.ptr_eq(&b.deployments)

@@ -3,16 +3,18 @@
 //! In: Pods without a node. Out: for each a binding, or a condition `PodScheduled=False` in Kubernetes' words.
 //!
 //! A node fits if it is Ready, schedulable, matches the Pod's nodeSelector and node affinity, has no taint the Pod does not
-//! tolerate, room for another Pod, what the Pod requests, and the ports of the host that it takes. Of those that fit, one that
-//! has no taint against it (`PreferNoSchedule`) is taken, then the one the Pod prefers, then one of the zone, and of the zone the
-//! one, with the fewest Pods of the same kind (of the Services that select the Pod; else of the same owner; else with the same
+//! tolerate, room for another Pod, what the Pod requests, and the ports of the host that it takes; and if the Pods that are there allow
+//! it (`neighbours`). Of those that fit, one that has no taint against it (`PreferNoSchedule`) is taken, then the one the Pod prefers,
+//! by the node and then by the Pods that are there, then one of the zone, and of the zone the one, with the fewest Pods of the same kind (of the Services that select the Pod; else of the same owner; else with the same
 //! labels), then the one of which the least is taken, then the first by name. Pods of one pass count for those after them.
 
 mod admission;
 mod fit;
+mod neighbours;
 mod node_affinity;
 mod places;
 mod requests;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,7 @@ use crate::{
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use minisvc_apimachinery::{ObjectKey, Snapshot, resource::PODS};
+use neighbours::{Neighbours, Verdict};
 use places::{Place, Places};
 use requests::Wanted;
 use serde_json::json;
@@ -63,20 +66,25 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
     let mut places = Places::new(snapshot);
     let mut counts = Counts::new(snapshot, &places, &pending);
+    let mut neighbours = Neighbours::new(snapshot, &places);
     for (key, pod) in pending {
         let wanted = Wanted::of(pod);
         let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
-        let mut fitting: Vec<usize> = Vec::new();
-        for (number, place) in places.all.iter().enumerate() {
-            let words = fit::refusals(pod, &wanted, place);
-            if words.is_empty() {
-                fitting.push(number);
+        let mut fitting: Vec<Fitting> = Vec::new();
+        let verdicts = neighbours.judge(key, pod, &places.all);
+        for ((number, place), verdict) in places.all.iter().enumerate().zip(verdicts) {
+            let mut words = fit::refusals(pod, &wanted, place);
+            match verdict {
+                _ if !words.is_empty() => {}
+                Verdict::Refused(word) => words.push(word.to_owned()),
+                Verdict::Liked(liked, crowd) => fitting.push(Fitting { number, liked, crowd }),
             }
             words.into_iter().for_each(|words| *refusals.entry(words).or_default() += 1);
         }
         match counts.best(key, pod, &places.all, &fitting) {
             Some(number) => {
                 counts.placed(key, &places.all[number]);
+                neighbours.take(key, pod, number);
                 places.all[number].take(&wanted);
                 let node = places.all[number].name.to_owned();
                 let message = format!("Successfully assigned {key} to {node}");
@@ -124,6 +132,15 @@ fn refuse(key: &ObjectKey, pod: &Pod, message: &str, now: Timestamp, plan: &mut 
     plan.notices.push(notice.with(&PODS, key));
 }
 
+/// A node that takes a Pod.
+struct Fitting {
+    number: usize,
+    /// How much the Pod and those that are there like each other.
+    liked: i64,
+    /// How many Pods are there that it would rather be away from.
+    crowd: usize,
+}
+
 /// How many Pods that are alike are where: by node, and by zone.
 struct Counts<'a> {
     of_node: BTreeMap<(Group, &'a str), usize>,
@@ -154,17 +171,19 @@ impl<'a> Counts<'a> {
     }
 
     /// The number of the best place of those that fit.
-    fn best(&self, key: &ObjectKey, pod: &Pod, places: &[Place<'a>], fitting: &[usize]) -> Option<usize> {
+    fn best(&self, key: &ObjectKey, pod: &Pod, places: &[Place<'a>], fitting: &[Fitting]) -> Option<usize> {
         let groups = self.groups.get(key).map(Vec::as_slice).unwrap_or_default();
         let alike = |counted: &BTreeMap<(Group, &'a str), usize>, at: &'a str| -> usize {
             groups.iter().filter_map(|group| counted.get(&(group.clone(), at))).sum()
         };
-        fitting.iter().copied().min_by_key(|number| {
-            let place = &places[*number];
-            let liked = Reverse(node_affinity::preference(pod, place.node));
+        let best = fitting.iter().min_by_key(|fitting| {
+            let place = &places[fitting.number];
+            let liked =
+                (Reverse(node_affinity::preference(pod, place.node)), Reverse(fitting.liked), fitting.crowd);
             let spread = (alike(&self.of_zone, place.zone()), alike(&self.of_node, place.name));
             (fit::reluctance(pod, place.node), liked, spread, place.load(), place.pods, place.name)
-        })
+        });
+        best.map(|fitting| fitting.number)
     }
 
     fn placed(&mut self, key: &ObjectKey, place: &Place<'a>) {

@@ -1,24 +1,25 @@
-//! Faults of what says where a Pod may run: `affinity` to nodes, `tolerations`.
+//! Faults of what says where a Pod may run: `affinity`, `tolerations`.
 //!
 //! Source: kubernetes `pkg/apis/core/validation` (`validateAffinity` and its neighbours). The scheduler carries out all of it.
 
 use super::{
-    requirements::{bounded, label_name, requirement},
-    validate::UNSUPPORTED,
+    requirements::{NODE_OPERATORS, bounded, label_name, requirement},
+    topology,
 };
 use crate::{
     syntax,
-    value::{at, int, is_blank, items, text},
+    value::{at, int, items, text},
 };
 use minisvc_apimachinery::Cause;
 use serde_json::Value;
 
-const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+pub(super) const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+pub(super) const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Faults of a Pod's spec, which stands at `path` of its object.
 pub(super) fn check(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
     affinity(spec, path, causes);
+    topology::spread(spec, path, causes);
     tolerations(spec, path, causes);
 }
 
@@ -28,8 +29,8 @@ fn affinity(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
         of_nodes(node, &format!("{path}.affinity.nodeAffinity"), causes);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
-        if !is_blank(affinity.get(kind)) {
-            causes.push(Cause::forbidden(format!("{path}.affinity.{kind}"), UNSUPPORTED));
+        if let Some(said) = at(affinity, &format!("/{kind}")) {
+            topology::affinity(said, &format!("{path}.affinity.{kind}"), causes);
         }
     }
 }
@@ -53,7 +54,7 @@ fn of_nodes(affinity: &Value, path: &str, causes: &mut Vec<Cause>) {
 fn node_term(term: &Value, path: &str, causes: &mut Vec<Cause>) {
     for (field, expression) in bounded(term, "/matchExpressions", &format!("{path}.matchExpressions"), causes)
     {
-        requirement(expression, &field, causes);
+        requirement(expression, &field, NODE_OPERATORS, causes);
     }
     for (field, wanted) in bounded(term, "/matchFields", &format!("{path}.matchFields"), causes) {
         node_field(wanted, &field, causes);
@@ -85,7 +86,7 @@ fn node_field(wanted: &Value, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn weight(term: &Value, path: &str, causes: &mut Vec<Cause>) {
+pub(super) fn weight(term: &Value, path: &str, causes: &mut Vec<Cause>) {
     let weight = int(term, "/weight").unwrap_or(0);
     if !(1..=100).contains(&weight) {
         causes.push(Cause::invalid(format!("{path}.weight"), weight, "must be in the range 1-100"));

@@ -33,6 +33,7 @@ mod requirements;
 mod resources;
 mod security;
 mod token;
+mod topology;
 pub(super) mod validate;
 mod volumes;
 

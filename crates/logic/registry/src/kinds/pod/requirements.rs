@@ -1,6 +1,6 @@
-//! Faults of requirements on the labels of nodes.
+//! Faults of requirements on labels, of nodes and of other objects.
 //!
-//! Source: kubernetes `ValidateNodeSelectorRequirement`.
+//! Source: kubernetes `ValidateNodeSelectorRequirement`, `ValidateLabelSelectorRequirement`.
 
 use crate::{
     syntax,
@@ -27,11 +27,19 @@ pub(super) fn bounded<'v>(
     list.iter().enumerate().map(|(i, item)| (format!("{field}[{i}]"), item)).collect()
 }
 
-/// Faults of one requirement on labels.
-pub(super) fn requirement(requirement: &Value, field: &str, causes: &mut Vec<Cause>) {
+/// What labels may be compared by.
+pub(super) const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
+/// The same for labels of nodes.
+pub(super) const NODE_OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"];
+
+/// Faults of one requirement on labels, which is by one of these operators.
+pub(super) fn requirement(requirement: &Value, field: &str, operators: &[&str], causes: &mut Vec<Cause>) {
     let values = items(requirement, "/values");
     let values_field = format!("{field}.values");
     match text(requirement, "/operator") {
+        other if !operators.contains(&other) => {
+            causes.push(Cause::invalid(format!("{field}.operator"), other, "not a valid selector operator"));
+        }
         "In" | "NotIn" if values.is_empty() => {
             let words = "must be specified when `operator` is 'In' or 'NotIn'";
             causes.push(Cause::required(&values_field, words));
@@ -44,10 +52,7 @@ pub(super) fn requirement(requirement: &Value, field: &str, causes: &mut Vec<Cau
             let words = "must be specified single value when `operator` is 'Lt' or 'Gt'";
             causes.push(Cause::required(&values_field, words));
         }
-        "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-        other => {
-            causes.push(Cause::invalid(format!("{field}.operator"), other, "not a valid selector operator"))
-        }
+        _ => {}
     }
     label_name(text(requirement, "/key"), &format!("{field}.key"), causes);
     for (i, value) in values.iter().enumerate() {

@@ -41,6 +41,7 @@ const SPEC: &[&str] = &[
     "subdomain",
     "terminationGracePeriodSeconds",
     "tolerations",
+    "topologySpreadConstraints",
     "volumes",
 ];
 
