@@ -8,12 +8,15 @@ mod tests;
 mod volumes;
 
 use crate::{life::life, pod_dns, sources::Sources};
-use k8s_openapi::api::core::v1::{Container, HostAlias, Pod, Service};
+use k8s_openapi::{
+    api::core::v1::{Container, HostAlias, Pod, Service},
+    apimachinery::pkg::api::resource,
+};
 use minisvc_apimachinery::{ClusterConfig, snapshot::Objects};
 use minisvc_podnet::LocalPod;
 use minisvc_runtime::volumes::Contents;
 use minisvc_runtime::{ContainerPort, ContainerSpec, PodBundle, PodDns, RestartPolicy};
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 /// Kubernetes' `terminationGracePeriodSeconds` where none is given.
 const GRACE_S: u64 = 30;
@@ -27,6 +30,8 @@ pub struct NodeFacts<'a> {
     pub hostname: &'a str,
     /// Addresses of the node, the primary one first.
     pub node_addresses: &'a [IpAddr],
+    /// How much of each resource the node has for Pods.
+    pub allocatable: &'a BTreeMap<String, resource::Quantity>,
     /// The facts all nodes share.
     pub cluster: &'a ClusterConfig,
 }

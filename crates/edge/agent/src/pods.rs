@@ -259,12 +259,16 @@ impl Pods {
         dns: PodDns,
     ) -> Result<(PodBundle, Contents), AgentError> {
         let sources = Sources::read(&self.client, &self.tokens, pod).await?;
-        let services =
-            self.snapshots.borrow().as_ref().map(|snapshot| snapshot.services.clone()).unwrap_or_default();
+        let snapshot = self.snapshots.borrow().clone();
+        let services = snapshot.as_ref().map(|snapshot| snapshot.services.clone()).unwrap_or_default();
+        let node =
+            snapshot.as_ref().and_then(|s| s.nodes.get(&ObjectKey::cluster(self.identity.name.as_str())));
+        let allocatable = node.and_then(|node| node.status.as_ref()?.allocatable.clone()).unwrap_or_default();
         let facts = NodeFacts {
             node_name: &self.identity.name,
             hostname: &pod_dns::node_hostname(&self.identity.name),
             node_addresses: &self.identity.underlay.addresses(),
+            allocatable: &allocatable,
             cluster: &self.identity.cluster,
         };
         let given = Given { pod, local, facts: &facts, sources: &sources, services: &services };

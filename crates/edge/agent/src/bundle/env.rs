@@ -3,7 +3,7 @@
 //! Source: kubernetes pkg/kubelet `makeEnvironmentVariables`, envvars.FromServices. Invariant: of two variables of one
 //! name the later one holds: Services, then `envFrom`, then `env`, each in its order.
 
-use super::Given;
+use super::{Given, resources};
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod, Service};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -40,7 +40,7 @@ pub(super) fn environment(container: &Container, given: &Given<'_>) -> Result<Va
         }
     }
     for variable in container.env.iter().flatten() {
-        if let Some(value) = value(variable, &env, given)? {
+        if let Some(value) = value(variable, container, &env, given)? {
             env.push((variable.name.clone(), value));
         }
     }
@@ -52,14 +52,22 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Value of a variable; none if it is optional and has none.
-fn value(variable: &EnvVar, env: &Variables, given: &Given<'_>) -> Result<Option<String>, String> {
+fn value(
+    variable: &EnvVar,
+    container: &Container,
+    env: &Variables,
+    given: &Given<'_>,
+) -> Result<Option<String>, String> {
     let Some(from) = &variable.value_from else {
         return Ok(Some(expanded(variable.value.as_deref().unwrap_or_default(), env)));
     };
-    let EnvVarSource { field_ref, config_map_key_ref, secret_key_ref, .. } = from;
+    let EnvVarSource { field_ref, config_map_key_ref, secret_key_ref, resource_field_ref, .. } = from;
     let namespace = &given.local.namespace;
     if let Some(field) = field_ref {
         return Ok(Some(field_of(&field.field_path, given)));
+    }
+    if let Some(wanted) = resource_field_ref {
+        return resources::field(wanted, Some(container), given).map(Some);
     }
     if let Some(source) = config_map_key_ref {
         let optional = source.optional == Some(true);

@@ -24,10 +24,13 @@ fn bundle_of(spec: Value, sources: &Sources, services: &[Value]) -> Result<(PodB
     let local = LocalPod::new("u1", "shop", "web", addresses.to_vec());
     let cluster = ClusterConfig::default();
     let node_addresses = [IpAddr::from([192, 0, 2, 1])];
+    let allocatable =
+        [("cpu", "4"), ("memory", "1000Ki")].map(|(k, v)| (k.to_owned(), resource::Quantity(v.to_owned())));
     let facts = NodeFacts {
         node_name: "node1",
         hostname: "machine1",
         node_addresses: &node_addresses,
+        allocatable: &allocatable.into(),
         cluster: &cluster,
     };
     let given = Given { pod: &pod, local: &local, facts: &facts, sources, services: &services };
@@ -212,4 +215,30 @@ fn volumes_hold_what_they_are_of() {
         ("/data", "me/x", false)
     );
     assert!(mounts[1].read_only);
+}
+
+#[test]
+fn programs_are_told_what_they_may_use() {
+    let of = |resource: &str, divisor: &str| json!({"resource": resource, "divisor": divisor});
+    let variable = |name: &str, of: Value| json!({"name": name, "valueFrom": {"resourceFieldRef": of}});
+    let mut other = of("limits.cpu", "1m");
+    other["containerName"] = "other".into();
+    let spec = json!({
+        "containers": [
+            container(json!({
+                "resources": {"limits": {"cpu": "1500m"}, "requests": {"cpu": "1"}},
+                "env": [variable("A", of("limits.cpu", "0")), variable("B", of("limits.cpu", "1m")),
+                    variable("C", of("limits.memory", "1Ki")), variable("D", of("requests.cpu", "1")),
+                    variable("E", of("requests.memory", "1")), variable("F", other.clone())]})),
+            {"name": "other", "image": "host", "resources": {"limits": {"cpu": "10m"}}}],
+        "volumes": [{"name": "v", "downwardAPI": {"items": [{"path": "cpu", "resourceFieldRef": other}]}}]});
+    let (bundle, contents) = bundle_of(spec.clone(), &Sources::default(), &[]).unwrap();
+    let env: Vec<String> = bundle.containers[0].env.iter().map(|(_, value)| value.clone()).collect();
+    // Rounded up; without a limit the node's; without a request nothing.
+    assert_eq!(env, ["2", "1500", "1000", "1", "0", "10"]);
+    assert_eq!(contents["v"][0].data, b"10");
+    let mut spec = spec;
+    spec["volumes"][0]["downwardAPI"]["items"][0]["resourceFieldRef"]["containerName"] = "nobody".into();
+    let missing = bundle_of(spec, &Sources::default(), &[]).unwrap_err();
+    assert_eq!(missing.message, "container nobody not found");
 }

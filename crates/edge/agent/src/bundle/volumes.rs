@@ -2,7 +2,7 @@
 //!
 //! Source: kubernetes pkg/volume/{configmap,secret,downwardapi,projected}, whose words the errors have.
 
-use super::{Given, Missing, env};
+use super::{Given, Missing, env, resources};
 use crate::tokens::Wish;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume as Described,
@@ -77,7 +77,7 @@ fn files(volume: &Described, given: &Given<'_>) -> Result<Option<Vec<VolumeFile>
         of_secret(name, sources.secrets.get(name), source.optional == Some(true))?
             .part(source.items.as_deref(), mode(source.default_mode))?
     } else if let Some(source) = &volume.downward_api {
-        of_fields(source.items.as_deref(), given.pod, mode(source.default_mode))
+        of_fields(source.items.as_deref(), given, mode(source.default_mode))?
     } else if let Some(source) = &volume.projected {
         let mode = mode(source.default_mode);
         let mut files = Vec::new();
@@ -97,7 +97,7 @@ fn files(volume: &Described, given: &Given<'_>) -> Result<Option<Vec<VolumeFile>
                 files.push(file(source.path.clone(), mode, token.clone().into_bytes()));
             }
             if let Some(source) = &part.downward_api {
-                files.extend(of_fields(source.items.as_deref(), given.pod, mode));
+                files.extend(of_fields(source.items.as_deref(), given, mode)?);
             }
         }
         // Of two sources for one path the later one holds.
@@ -165,14 +165,17 @@ fn file(path: String, mode: i32, data: Vec<u8>) -> VolumeFile {
     VolumeFile { path, mode: mode.cast_unsigned(), data }
 }
 
-fn of_fields(items: Option<&[DownwardAPIVolumeFile]>, pod: &Pod, mode: i32) -> Vec<VolumeFile> {
-    let items = items.unwrap_or_default().iter();
-    items
-        .filter_map(|item| {
-            let text = field(&item.field_ref.as_ref()?.field_path, pod);
-            Some(file(item.path.clone(), item.mode.unwrap_or(mode), text.into_bytes()))
-        })
-        .collect()
+fn of_fields(items: Option<&[DownwardAPIVolumeFile]>, given: &Given<'_>, mode: i32) -> Files {
+    let text = |item: &DownwardAPIVolumeFile| match (&item.field_ref, &item.resource_field_ref) {
+        (Some(wanted), _) => Some(Ok(field(&wanted.field_path, given.pod))),
+        (None, Some(wanted)) => Some(resources::field(wanted, None, given)),
+        (None, None) => None,
+    };
+    let file = |item: &DownwardAPIVolumeFile| {
+        let text = text(item)?;
+        Some(text.map(|text| file(item.path.clone(), item.mode.unwrap_or(mode), text.into_bytes())))
+    };
+    items.unwrap_or_default().iter().filter_map(file).collect()
 }
 
 fn field(field: &str, pod: &Pod) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Source: kubernetes `pkg/apis/core/validation`, `ValidateEnv`, `validateEnvFrom`.
 
-use super::validate::refuse_unsupported;
+use super::{resources, validate::refuse_unsupported};
 use crate::{
     syntax,
     value::{at, items, text},
@@ -22,7 +22,7 @@ const FIELD_REFS: [&str; 9] = [
     "status.podIP",
     "status.podIPs",
 ];
-const SOURCES: [&str; 3] = ["configMapKeyRef", "fieldRef", "secretKeyRef"];
+const SOURCES: [&str; 4] = ["configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef"];
 const LISTS: [&str; 2] = ["configMapRef", "secretRef"];
 
 /// Faults of `env` and `envFrom` of the container at `path`.
@@ -84,11 +84,19 @@ fn value_from(from: &Map<String, Value>, path: &str, causes: &mut Vec<Cause>) {
     match one_of(from, &SOURCES) {
         [] => {
             if from.as_object().is_some_and(Map::is_empty) {
-                let words = "must specify one of: `fieldRef`, `configMapKeyRef` or `secretKeyRef`";
+                let words = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
                 causes.push(Cause::invalid(path, "", words));
             }
         }
         ["fieldRef"] => field_ref(text(from, "/fieldRef/fieldPath"), &format!("{path}.fieldRef"), causes),
+        ["resourceFieldRef"] => {
+            resources::check_field(
+                &from["resourceFieldRef"],
+                &format!("{path}.resourceFieldRef"),
+                false,
+                causes,
+            );
+        }
         [source] => {
             object_named(from, source, path, causes);
             let key = text(from, &format!("/{source}/key"));

@@ -228,6 +228,7 @@ fn default_container(container: &mut Value) {
         if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef") {
             fill(field, "apiVersion", "v1");
         }
+        variable.pointer_mut("/valueFrom/resourceFieldRef").into_iter().for_each(resources::default_field);
     }
 }
 

@@ -5,9 +5,9 @@
 //! count nor limit anything else, so all else is refused by name.
 
 use super::validate;
-use crate::value::{at, fill, items, items_mut, keep_amounts};
+use crate::value::{at, fill, items, items_mut, keep_amount, keep_amounts, text};
 use minisvc_apimachinery::{Cause, Quantity};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const SERVED: [&str; 2] = ["cpu", "memory"];
 
@@ -15,6 +15,45 @@ const SERVED: [&str; 2] = ["cpu", "memory"];
 pub(super) fn default(container: &mut Value) {
     fill(container, "resources", json!({}));
     ["/resources/limits", "/resources/requests"].iter().for_each(|list| keep_amounts(container, list));
+}
+
+/// What an environment or a file can say of a container's resources.
+const FIELDS: [&str; 4] = ["limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+const CPU_DIVISORS: [&str; 2] = ["1m", "1"];
+const MEMORY_DIVISORS: [&str; 13] =
+    ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+
+/// Defaults of a `resourceFieldRef`.
+pub(super) fn default_field(field: &mut Value) {
+    if field.is_object() {
+        fill(field, "divisor", "0");
+        field.get_mut("divisor").into_iter().for_each(keep_amount);
+    }
+}
+
+/// Faults of a `resourceFieldRef`, which stands at `path`; in a volume it names a container.
+pub(super) fn check_field(field: &Value, path: &str, in_volume: bool, causes: &mut Vec<Cause>) {
+    let empty = Map::new();
+    let known = ["containerName", "divisor", "resource"];
+    validate::refuse_unsupported(field.as_object().unwrap_or(&empty), path, &known, causes);
+    let resource = text(field, "/resource");
+    if in_volume && text(field, "/containerName").is_empty() {
+        causes.push(Cause::required(format!("{path}.containerName"), ""));
+    } else if resource.is_empty() {
+        causes.push(Cause::required(format!("{path}.resource"), ""));
+    } else if !FIELDS.contains(&resource) {
+        causes.push(Cause::not_supported(format!("{path}.resource"), resource, &FIELDS));
+    }
+    let divisor = text(field, "/divisor");
+    let (kind, divisors) = match resource.rsplit_once('.') {
+        Some((_, "cpu")) => ("cpu", CPU_DIVISORS.as_slice()),
+        _ => ("memory", MEMORY_DIVISORS.as_slice()),
+    };
+    if !["", "0"].contains(&divisor) && !divisors.contains(&divisor) {
+        let all = if kind == "cpu" { divisors.join(" and ") } else { divisors.join(", ") };
+        let words = format!("only divisor's values {all} are supported with the {kind} resource");
+        causes.push(Cause::invalid(format!("{path}.divisor"), resource, &words));
+    }
 }
 
 /// Makes limits of a Pod's containers requests where there are none. Templates of Pods stay as they are.

@@ -4,7 +4,7 @@
 //! anything of the node or of other machines; a type that does is refused by name.
 
 use super::{
-    env, token,
+    env, resources, token,
     validate::{choice, refuse_unsupported},
 };
 use crate::{
@@ -56,6 +56,7 @@ fn default_fields(source: &mut Value) {
         if let Some(field) = item.get_mut("fieldRef") {
             fill(field, "apiVersion", "v1");
         }
+        item.get_mut("resourceFieldRef").into_iter().for_each(resources::default_field);
     }
 }
 
@@ -160,9 +161,26 @@ fn files(source: &Value, kind: &str, name_field: &str, path: &str, causes: &mut 
             continue;
         }
         let empty = Map::new();
-        refuse_unsupported(item.as_object().unwrap_or(&empty), &path, &["fieldRef", "mode", "path"], causes);
+        let known = ["fieldRef", "mode", "path", "resourceFieldRef"];
+        refuse_unsupported(item.as_object().unwrap_or(&empty), &path, &known, causes);
+        match (at(item, "/fieldRef"), at(item, "/resourceFieldRef")) {
+            (None, None) => {
+                causes.push(Cause::required(path, "one of fieldRef and resourceFieldRef is required"));
+                continue;
+            }
+            (Some(_), Some(_)) => {
+                let words = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                causes.push(Cause::invalid(path, "resource", words));
+                continue;
+            }
+            (None, Some(resource)) => {
+                resources::check_field(resource, &format!("{path}.resourceFieldRef"), true, causes);
+                continue;
+            }
+            (Some(_), None) => {}
+        }
         match text(item, "/fieldRef/fieldPath") {
-            "" => causes.push(Cause::required(format!("{path}.fieldRef"), "")),
+            "" => causes.push(Cause::required(format!("{path}.fieldRef.fieldPath"), "")),
             field if FIELDS.contains(&field) || env::is_entry(field) => {}
             field => causes.push(Cause::not_supported(format!("{path}.fieldRef.fieldPath"), field, &FIELDS)),
         }
