@@ -27,19 +27,28 @@ struct Server {
     task: JoinHandle<()>,
 }
 
+/// None if another test has a port that this needs.
+fn bound(config: &Config) -> Option<Nameserver> {
+    match Nameserver::bind(config) {
+        Err(NameserverError::Bind { source, .. }) if source.kind() == std::io::ErrorKind::AddrInUse => None,
+        bound => Some(bound.unwrap()),
+    }
+}
+
 impl Server {
     fn start(allowed: &str, upstreams: Vec<SocketAddr>) -> Self {
         Self::start_at(&["127.0.0.1:0"], &[allowed], upstreams)
     }
 
     fn start_at(addresses: &[&str], allowed: &[&str], upstreams: Vec<SocketAddr>) -> Self {
-        let nameserver = Nameserver::bind(&Config {
+        let config = Config {
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             sockets_per_address: 2,
             allowed: allowed.iter().map(|net| net.parse().unwrap()).collect(),
             upstreams,
-        })
-        .unwrap();
+        };
+        // A port that is free for TCP need not be for UDP: other tests have sockets too.
+        let nameserver = (0..20).find_map(|_| bound(&config)).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (addresses, handle) = (nameserver.addresses().to_vec(), nameserver.handle());
         let task = tokio::spawn(nameserver.serve(async {
@@ -255,10 +264,11 @@ async fn without_a_resolver_other_names_fail_at_once() {
 
 #[tokio::test]
 async fn a_server_never_asks_itself() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nameserver =
-        Nameserver::bind(&Config { addresses: vec![taken], upstreams: vec![taken], ..Config::default() })
-            .unwrap();
+    let of_own = |_| {
+        let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        bound(&Config { addresses: vec![own], upstreams: vec![own], ..Config::default() })
+    };
+    let nameserver = (0..20).find_map(of_own).unwrap();
     assert!(!nameserver.shared.forwarder.is_available());
 }
 
